@@ -1,0 +1,1 @@
+"""The engine: a pure scheduling core, the model that computes, and the process that serves both."""

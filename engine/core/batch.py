@@ -1,0 +1,92 @@
+"""What crosses to the executor and back: complete, immutable instructions and results.
+
+A batch holds no live object: it can be logged, compared, replayed or sent to another process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.core.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one request in one step.
+
+    `token_ids` stand at positions [start, start + len(token_ids)); their keys and values go to the
+    request's blocks, and they attend to everything before them. `block_ids` is the whole block
+    table, covering at least start + len(token_ids) positions; the very same tuple object is handed
+    out again while the table does not change, so an executor may cache its tensor by identity.
+    `sampling` is None for a chunk that ends before the last known token: nothing is drawn then.
+    `output_index` counts the tokens generated so far (the counter of the row's random stream).
+    `prompt_ids`/`output_ids` are filled only where penalties need the history.
+    """
+
+    request_id: str
+    start: int
+    token_ids: tuple[int, ...]
+    block_ids: tuple[int, ...]
+    sampling: SamplingParams | None
+    output_index: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    output_ids: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens computed in this step."""
+        return len(self.token_ids)
+
+    @property
+    def end(self) -> int:
+        """Context length after this step."""
+        return self.start + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work. Chunks of a single token that decode come first, then prompt chunks."""
+
+    step: int
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in the whole step."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One alternative at a position."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token drawn for one request; logprobs only where the order asked for them.
+
+    `logprob` is the natural log of the model's own probability (temperature 1, no filters),
+    as the OpenAI API reports it.
+    """
+
+    request_id: str
+    token_id: int
+    logprob: float | None = None
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the executor answers: one token per sampling chunk, in the batch's order.
+
+    `failed` names requests whose row could not be computed (for example non-finite logits); they
+    have no token. `elapsed_ns` is the executor's own time for the step.
+    """
+
+    step: int
+    tokens: tuple[SampledToken, ...]
+    elapsed_ns: int
+    failed: tuple[str, ...] = ()

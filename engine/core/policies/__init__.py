@@ -1,0 +1,1 @@
+"""Scheduling policies by name: pure orderings and limits; the scheduler moves, they only decide."""

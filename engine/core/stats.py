@@ -1,0 +1,103 @@
+"""The plain records that every metric, bill and report is made of; nothing here is aggregated.
+
+Times are nanoseconds of the monotonic clock, or durations in nanoseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.core.batch import TopLogprob
+from engine.core.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """The whole story of one finished request, made once at its end.
+
+    `num_output_tokens` counts the tokens that belong to the answer: for a stop string found by the
+    gateway, those up to the stop. `late_tokens` counts tokens after the first that came later than
+    the tier's TBT allowed, as seen at the engine.
+    """
+
+    request_id: str
+    tenant: str
+    tier: str
+    finish_reason: FinishReason
+    arrival_ns: int
+    finished_ns: int
+    first_scheduled_ns: int | None
+    first_token_ns: int | None
+    last_token_ns: int | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    preemptions: int
+    late_tokens: int = 0
+    detail: str = ""  # for rejected and failed: one clear sentence
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One token of one request, or its end, or both; the last event carries the stats.
+
+    `token_id` is None on an event that only ends the request (abort, rejection, failure).
+    """
+
+    request_id: str
+    token_id: int | None
+    at_ns: int
+    logprob: float | None = None
+    top: tuple[TopLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stats: RequestStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One step as it happened."""
+
+    step: int
+    started_ns: int
+    elapsed_ns: int
+    num_decodes: int
+    num_prefill_tokens: int
+    num_preempted: int
+    num_running: int
+    num_waiting: int
+    free_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The engine's state between two steps, an immutable value for admission and dashboards."""
+
+    step: int
+    at_ns: int
+    waiting: int
+    running: int
+    parked: int
+    waiting_prompt_tokens: int
+    free_blocks: int
+    num_blocks: int
+    waiting_by_tier: tuple[tuple[str, int], ...] = ()
+    running_by_tier: tuple[tuple[str, int], ...] = ()
+    submitted_total: int = 0
+    finished_total: int = 0
+    preemptions_total: int = 0
+    prompt_tokens_total: int = 0
+    output_tokens_total: int = 0
+    cached_tokens_total: int = 0
+
+
+class Observer(Protocol):
+    """Reads records as they are made; must neither block nor raise."""
+
+    def on_step(self, stats: StepStats) -> None:
+        """Called after every step."""
+        ...
+
+    def on_finish(self, stats: RequestStats) -> None:
+        """Called once per request, whatever way it ended."""
+        ...

@@ -1,0 +1,1 @@
+"""The door: HTTP in, token streams out; it knows who asks and turns records into bills."""
