@@ -1,0 +1,211 @@
+"""Everything an operator may set, and the only reader of the environment on the gateway's side.
+
+A setting comes from a flag, else from `TIERGATE_<NAME>`, else from its default; what it is used
+for is not known here. Invalid values give one clear line (`SettingsError`), never a traceback.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "TIERGATE_"
+
+# Read by the client commands of the command line, not by the gateway.
+CLIENT_VARIABLES = frozenset({"TIERGATE_URL", "TIERGATE_KEY"})
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the message is one clear line."""
+
+
+def default_data_dir() -> Path:
+    """Return `$XDG_DATA_HOME/tiergate`, or `~/.local/share/tiergate` where that is not set."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG base directory specification says that a relative path here is to be ignored.
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share"
+    return root / "tiergate"
+
+
+class Settings(BaseSettings):
+    """All settings of a gateway and of the engine it starts; immutable once read.
+
+    `_s` are seconds, `_gib` are 2**30 bytes, `_bytes` are bytes. `None` for a size of the engine
+    means: measured or read from the model at start-up.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    # the door
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    ready_file: Path | None = Field(
+        None, description="File that is written with the gateway's URL once it is ready to serve."
+    )
+    max_body_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Largest request body; longer ones are refused unread."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Longest time a client may take to send its request body."
+    )
+    stream_timeout_s: float = Field(
+        600.0, gt=0, description="Longest life of one answer; every stream has a deadline."
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="How long running answers may go on after a stop signal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much is logged; prompts and answers never are."
+    )
+    demo: bool = Field(
+        False, description="Create two demo tenants at start-up and print a key for each."
+    )
+
+    # the ledger
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Folder of the pepper and of the SQLite database.",
+    )
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'tiergate.db'}",
+        min_length=1,
+        repr=False,  # may hold a password
+        description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+    )
+    pepper: SecretStr | None = Field(
+        None,
+        description="Secret that key digests are made with; unset: the file `pepper` in data_dir.",
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="Token of the operator's routes (tga_...); unset: these routes are off."
+    )
+    key_cache_ttl_s: float = Field(
+        30.0, gt=0, le=300, description="How long a looked-up key may be served from memory."
+    )
+    key_cache_size: int = Field(
+        10_000, ge=1, description="Most keys held in memory, known and unknown ones together."
+    )
+    key_poll_s: float = Field(
+        1.0, gt=0, le=60, description="How often the ledger is asked whether any key has changed."
+    )
+    usage_buffer: int = Field(
+        100_000, ge=1, description="Most usage rows held in memory while the database is away."
+    )
+    usage_flush_s: float = Field(
+        0.5, gt=0, le=60, description="Longest time a usage row waits before it is written."
+    )
+
+    # the engine
+    model: str = Field(
+        "builtin", min_length=1, description="`builtin`, a folder, or a Hugging Face model id."
+    )
+    device: str = Field("auto", min_length=1, description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of weights and KV cache."
+    )
+    policy: str = Field("sarathi", min_length=1, description="Scheduling policy, by name.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the engine; unset: one per physical core."
+    )
+    max_running: int = Field(
+        64, ge=1, le=4096, description="Most requests in one step of the engine."
+    )
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="Most tokens in one step; unset: chosen for the device."
+    )
+    max_model_len: int | None = Field(
+        None, ge=2, description="Longest prompt plus answer in tokens; unset: the model's own."
+    )
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="Memory of the KV cache; unset: measured at start-up."
+    )
+    max_queue: int = Field(512, ge=1, description="Most requests that may wait for the engine.")
+    max_queue_prompt_tokens: int = Field(
+        262_144, ge=1, description="Most prompt tokens that may wait for the engine."
+    )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _explain_service_links(cls, value: Any) -> Any:
+        # Kubernetes sets TIERGATE_PORT=tcp://... in every pod beside a Service named `tiergate`.
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                "looks like a Kubernetes service link; set enableServiceLinks: false in the pod "
+                "or pass --port"
+            )
+        return value
+
+    @field_validator("data_dir", "ready_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("pepper")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return value
+
+    @property
+    def pepper_file(self) -> Path:
+        """Where the pepper is kept when it is not given as a setting."""
+        return self.data_dir / "pepper"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when only this machine can reach the gateway."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL as seen from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Read the settings; `flags` that are not None outrank the environment.
+
+        Raises `SettingsError` with the first fault found.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_first_fault(error, given)) from None
+
+
+def _first_fault(error: ValidationError, flags: dict[str, Any]) -> str:
+    """Return one line that names the setting as the operator wrote it, and the fault."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    said = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}"
+    where = f"--{name.replace('_', '-')}" if name in flags else f"{ENV_PREFIX}{name.upper()}"
+    return f"{where}: {said[:1].lower()}{said[1:]}"
+
+
+def unknown_variables() -> list[str]:
+    """Return the names of `TIERGATE_*` variables that no setting reads: most likely misspelt."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    found = {name for name in os.environ if name.startswith(ENV_PREFIX)}
+    return sorted(found - known)
