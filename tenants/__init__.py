@@ -1,1 +1,1 @@
-"""The ledger: who the tenants are, what they were promised and what they used; no HTTP, no engine."""
+"""The ledger: who is served, what was promised, what was used; it knows no HTTP, no engine."""
