@@ -1,4 +1,4 @@
-"""The house rules of CONTRIBUTING.md, read from the syntax trees: floors, clocks, sizes, the map."""
+"""The house rules of CONTRIBUTING.md, read from the syntax trees: floors, clocks, sizes, map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,7 @@ BROAD_EXCEPT = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
