@@ -9,7 +9,7 @@ Whatever the driver throws leaves this file as an error of `tenants.errors`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,15 +66,16 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(name.removeprefix("file:").partition("?")[0])
 
 
-def create_engine(url: URL, *, writes: bool, foreign_keys: bool = True) -> AsyncEngine:
+def create_engine(url: URL, *, writes: bool, for_migrations: bool = False) -> AsyncEngine:
     """Return an engine; for SQLite one that begins every transaction as a writer, or never writes.
 
-    `foreign_keys=False` is for migrations: SQLite's batch mode drops and renames whole tables.
+    Migrations may take long, and SQLite's batch mode drops and renames whole tables, so for them
+    statements have no time-out and SQLite checks no foreign keys.
     """
     if url.get_backend_name() == "postgresql":
         connect_args = {
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": STATEMENT_TIMEOUT_S,
+            "command_timeout": None if for_migrations else STATEMENT_TIMEOUT_S,
             "server_settings": {"application_name": "tiergate"},
         }
         return create_async_engine(
@@ -98,7 +99,7 @@ def create_engine(url: URL, *, writes: bool, foreign_keys: bool = True) -> Async
         # The driver must not begin transactions by itself; the event below does.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in _pragmas(writes=writes, foreign_keys=foreign_keys):
+        for pragma in _pragmas(writes=writes, foreign_keys=not for_migrations):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -143,11 +144,10 @@ class Database:
         is_sqlite = parsed.get_backend_name() == "sqlite"
         writer = create_engine(parsed, writes=True) if is_sqlite else reader
         database = cls(parsed, reader, writer)
-        try:
+        async with AsyncExitStack() as on_failure:
+            on_failure.push_async_callback(database.close)
             await database.ping()
-        except BaseException:
-            await database.close()
-            raise
+            on_failure.pop_all()
         return database
 
     async def close(self) -> None:

@@ -234,7 +234,7 @@ class Repository:
             .group_by(ApiKey.pepper_id)
         )
         async with self._database.read() as session:
-            counts = (await session.execute(query)).tuples().all()
+            counts = (await session.execute(query)).all()
         if counts and self._pepper.id not in {pepper_id for pepper_id, _ in counts}:
             others = ", ".join(f"{count} with {pepper_id}" for pepper_id, count in counts)
             raise PepperUnusable(
