@@ -1,0 +1,28 @@
+# The gateway with its engine and the built-in model, on a CPU. For a GPU start from a CUDA image and
+# leave torch to pip's default build.
+FROM python:3.11-slim
+
+# The C kernels are compiled at first use, for the CPU that they will run on.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home tiergate
+
+WORKDIR /opt/tiergate
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY engine engine
+COPY gateway gateway
+COPY tenants tenants
+COPY migrations migrations
+COPY dashboards dashboards
+RUN pip install --no-cache-dir -c constraints.txt '.[engine]'
+
+USER tiergate
+ENV TIERGATE_HOST=0.0.0.0 \
+    TIERGATE_DATA_DIR=/home/tiergate/data
+VOLUME /home/tiergate/data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=60s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')"]
+CMD ["tiergate", "serve"]
