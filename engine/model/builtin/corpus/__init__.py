@@ -1,0 +1,1 @@
+"""Knows the text the built-in model learns from; knows nothing of tokens or tensors."""
