@@ -22,7 +22,16 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "engine/core": ({"engine.core"}, set()),
     "engine/model": (
         {"engine.core", "engine.model"},
-        {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton"},
+        {
+            "torch",
+            "transformers",
+            "huggingface_hub",
+            "safetensors",
+            "tokenizers",
+            "numpy",
+            "jinja2",
+            "triton",
+        },
     ),
     "engine/model/builtin": (
         {"engine.core", "engine.model"},
