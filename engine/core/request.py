@@ -129,9 +129,14 @@ class Request:
         "fault_count",
         "finish_reason",
         "first_token_ns",
+        "high_water",
+        "id",
         "last_token_ns",
+        "late_tokens",
+        "note",
         "num_cached",
         "num_computed",
+        "num_prompt_tokens",
         "order",
         "output",
         "preemption_count",
@@ -141,36 +146,36 @@ class Request:
 
     def __init__(self, order: RequestOrder, now_ns: int) -> None:
         self.order = order
+        self.id = order.id
+        self.num_prompt_tokens = len(order.prompt)
         self.output: list[int] = []
         self.num_computed = 0
         self.num_cached = 0  # prompt tokens found in the prefix cache at first admission
+        self.high_water = 0  # most tokens ever computed: computing below it again is waste
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
         self.first_token_ns: int | None = None
         self.last_token_ns: int | None = None
+        self.late_tokens = 0
         self.preemption_count = 0
         self.fault_count = 0
+        self.note: tuple[int, ...] = ()  # belongs to the scheduling policy
         self.timeline: list[TimelineEntry] = [TimelineEntry(Status.WAITING, now_ns)]
-
-    @property
-    def id(self) -> str:
-        """The order's id."""
-        return self.order.id
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return len(self.order.prompt)
 
     @property
     def num_tokens(self) -> int:
         """Prompt plus everything generated."""
-        return len(self.order.prompt) + len(self.output)
+        return self.num_prompt_tokens + len(self.output)
 
     @property
     def num_uncomputed(self) -> int:
         """Tokens whose keys and values are not in the cache yet; 1 while decoding."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def max_num_tokens(self) -> int:
+        """The most tokens this request can ever be: prompt plus max_tokens."""
+        return self.num_prompt_tokens + self.order.sampling.max_tokens
 
     @property
     def is_decoding(self) -> bool:
@@ -186,6 +191,23 @@ class Request:
         if start >= split:
             return tuple(self.output[start - split : stop - split])
         return prompt[start:] + tuple(self.output[: stop - split])
+
+    @property
+    def first_scheduled_ns(self) -> int | None:
+        """When it first ran, None if it never did."""
+        return next((e.at_ns for e in self.timeline if e.status is Status.RUNNING), None)
+
+    def add_token(self, token_id: int, now_ns: int) -> None:
+        """Append a generated token and judge its lateness; the first one's time is kept (L38)."""
+        slo, index = self.order.slo, len(self.output)
+        if self.first_token_ns is None or self.last_token_ns is None:
+            self.first_token_ns = now_ns
+        elif slo.tbt_mode is TbtMode.GAP:
+            self.late_tokens += now_ns > self.last_token_ns + slo.tbt_ns
+        else:
+            self.late_tokens += now_ns > self.first_token_ns + index * slo.tbt_ns
+        self.last_token_ns = now_ns
+        self.output.append(token_id)
 
     def move_to(self, status: Status, now_ns: int) -> None:
         """Change status: the one place where it happens, checked against the table (law L2)."""

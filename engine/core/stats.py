@@ -67,11 +67,15 @@ class StepStats:
     num_running: int
     num_waiting: int
     free_blocks: int
+    num_recomputed_tokens: int = 0  # computed before and lost to a preemption or a fault
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The engine's state between two steps, an immutable value for admission and dashboards."""
+    """The engine's state between two steps, an immutable value for admission and dashboards.
+
+    `prompt_tokens_total` and `cached_tokens_total` count each request once, when it first runs.
+    """
 
     step: int
     at_ns: int
@@ -89,6 +93,8 @@ class Snapshot:
     prompt_tokens_total: int = 0
     output_tokens_total: int = 0
     cached_tokens_total: int = 0
+    computed_tokens_total: int = 0
+    recomputed_tokens_total: int = 0  # the recompute tax is this share of all computed tokens
 
 
 class Observer(Protocol):

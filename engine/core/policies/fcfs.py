@@ -1,0 +1,51 @@
+"""First come, first served, with chunked prompts: how vLLM V1 schedules by default.
+
+Every decode runs in every step; what the step's token limit leaves over goes to prompts in order
+of arrival. Blocks are claimed chunk by chunk, and the latest arrival makes room when they run out
+(`vllm/v1/core/sched/scheduler.py`; notes of section 3 of the papers' review).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.core.policy import Rank, Room, StepLimits, View
+from engine.core.request import Request
+
+# Blocks kept free at admission so that running requests can grow; vLLM 0.x's watermark.
+SPARE_SHARE = 0.01
+
+
+class Fcfs:
+    """Chunked first come, first served; the token limit is the executor's own."""
+
+    __slots__ = ("_limits",)
+
+    name = "fcfs"
+    ranks_move = False
+
+    def __init__(self) -> None:
+        self._limits = StepLimits()
+
+    def limits(self, view: View) -> StepLimits:
+        """As much as the executor takes."""
+        return self._limits
+
+    def due(self, request: Request, view: View) -> bool:
+        """Every decode runs in every step."""
+        return True
+
+    def prefill_rank(self, request: Request, view: View) -> Rank:
+        """By arrival."""
+        return (request.order.arrival_ns, request.id)
+
+    def keep_rank(self, request: Request, view: View) -> Rank:
+        """By arrival: the latest makes room."""
+        return (request.order.arrival_ns, request.id)
+
+    def room(self, request: Request, view: View) -> Room:
+        """Its next chunk, and a hundredth of the pool for the growth of others."""
+        return Room(spare_blocks=int(view.capacity.num_blocks * SPARE_SHARE))
+
+    def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
+        """Nothing to learn."""

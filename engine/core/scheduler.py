@@ -1,0 +1,329 @@
+"""From waiting requests to batches, and from results to token events: the three calls of a step.
+
+It knows queues, blocks and the policy, and neither clocks nor observers: `now_ns` is handed in.
+A request is two counters, computed and total; prefill, decode, resumption after preemption and
+prefix hits differ only in how far apart they are. One step at most is dispatched at any time;
+what a dispatched step still reads or writes stays fenced until it is over (law L5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.core.batch import Batch, Chunk, SampledToken, StepResult
+from engine.core.errors import RefusalReason, RequestRefused
+from engine.core.executor import Capacity
+from engine.core.kv_cache_manager import KVCacheManager
+from engine.core.planner import Planner
+from engine.core.policy import SchedulingPolicy
+from engine.core.queues import Queues
+from engine.core.request import FinishReason, Request, RequestOrder, Status
+from engine.core.stats import RequestStats, TokenEvent
+
+MAX_FAULTS = 2
+
+
+class Scheduler:
+    """Owns every live request from `add` until the event that carries its stats."""
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        policy: SchedulingPolicy,
+        *,
+        max_waiting_requests: int,
+        max_waiting_prompt_tokens: int,
+        enable_prefix_cache: bool = True,
+    ) -> None:
+        self.capacity = capacity
+        self.policy = policy
+        self.queues = Queues()
+        self.kv = KVCacheManager(
+            capacity.num_blocks, capacity.block_size, enable_prefix_cache=enable_prefix_cache
+        )
+        self.planner = Planner(capacity, policy, self.queues, self.kv)
+        self._max_waiting_requests = max_waiting_requests
+        self._max_waiting_prompt_tokens = max_waiting_prompt_tokens
+        self._live: dict[str, Request] = {}
+        self.step = 0
+        # The dispatched step: its batch, and the request of each chunk, gone or not.
+        self.dispatched: Batch | None = None
+        self._dispatched_requests: list[Request] = []
+        self.num_computed_total = 0
+        self.num_recomputed_total = 0
+
+    # Coming and going
+
+    def add(self, order: RequestOrder, now_ns: int) -> Request:
+        """Take a request into the waiting queue; raises RequestRefused and keeps nothing of it."""
+        self._refuse_unservable(order)
+        waiting = self.queues.waiting
+        if len(waiting) >= self._max_waiting_requests:
+            raise RequestRefused(
+                RefusalReason.QUEUE_FULL, f"{len(waiting)} requests are waiting already"
+            )
+        waiting_tokens = waiting.num_prompt_tokens + len(order.prompt)
+        # A lone prompt may be longer than the bound, else it would be told to retry for ever.
+        if len(waiting) and waiting_tokens > self._max_waiting_prompt_tokens:
+            raise RequestRefused(
+                RefusalReason.QUEUE_FULL,
+                f"{waiting.num_prompt_tokens} prompt tokens are waiting already",
+            )
+        request = Request(order, now_ns)
+        self.kv.register(request)
+        self._live[request.id] = request
+        self.queues.wait(request, self.policy.prefill_rank(request, self.planner.view(now_ns)))
+        return request
+
+    def _refuse_unservable(self, order: RequestOrder) -> None:
+        if order.id in self._live:
+            raise RequestRefused(RefusalReason.DUPLICATE_ID, f"request {order.id} is still live")
+        if not order.prompt:
+            raise RequestRefused(RefusalReason.EMPTY_PROMPT, "the prompt has no tokens")
+        if order.sampling.max_tokens < 1:
+            raise RequestRefused(RefusalReason.NEVER_FITS, "max_tokens must be at least 1")
+        total = len(order.prompt) + order.sampling.max_tokens
+        pool = self.capacity.num_blocks * self.capacity.block_size
+        limit = min(self.capacity.max_model_len, pool)
+        if total > limit:
+            where = "context window" if limit == self.capacity.max_model_len else "KV cache"
+            raise RequestRefused(
+                RefusalReason.NEVER_FITS,
+                f"{len(order.prompt)} prompt tokens + max_tokens {order.sampling.max_tokens} "
+                f"exceed the {where} of {limit} tokens",
+            )
+
+    def find(self, request_id: str) -> Request | None:
+        """Return a live request; None where it ended or never was."""
+        return self._live.get(request_id)
+
+    def end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        now_ns: int,
+        *,
+        num_output_tokens: int | None = None,
+        detail: str = "",
+    ) -> TokenEvent:
+        """End a live request at once, in whatever state, and return its last event.
+
+        Blocks that a dispatched step uses stay fenced until that step is over; its token for this
+        request is then dropped.
+        """
+        self._finish(request, reason, now_ns)
+        return TokenEvent(
+            request_id=request.id,
+            token_id=None,
+            at_ns=now_ns,
+            finish_reason=reason,
+            stats=_stats(request, num_output_tokens=num_output_tokens, detail=detail),
+        )
+
+    def _finish(self, request: Request, reason: FinishReason, now_ns: int) -> None:
+        fenced = self.dispatched is not None and request in self._dispatched_requests
+        self.kv.forget(request, fenced=fenced)
+        self.queues.end(request, now_ns)
+        request.finish_reason = reason
+        del self._live[request.id]
+
+    # A step
+
+    def schedule(self, now_ns: int) -> Batch | None:
+        """Return the next batch, or None when nobody waits or runs."""
+        assert self.dispatched is None, "a step is still out"
+        if not self._live:
+            return None
+        planned = self.planner.plan(now_ns)
+        # No state lets live requests stand still (laws L11, L12); see planner.py for why.
+        assert planned, "there are requests and nothing was planned"
+        block_ids = self.kv.block_ids
+        decodes = self.planner.decodes.values()
+        chunks = [self._decode_chunk(request, block_ids(request)) for request in decodes]
+        requests = list(decodes)
+        for request, num_tokens in self.planner.prefills.values():
+            chunks.append(self._prefill_chunk(request, num_tokens, block_ids(request)))
+            requests.append(request)
+        self.step += 1
+        self._dispatched_requests = requests
+        self.dispatched = Batch(self.step, tuple(chunks))
+        return self.dispatched
+
+    def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
+        """Take a step's result in: counters, tokens, ends. Returns the events in batch order."""
+        failed = frozenset(result.failed)
+        sampling = [c.request_id for c in batch.chunks if c.sampling and c.request_id not in failed]
+        assert result.step == batch.step, f"result of step {result.step} for {batch.step}"
+        assert [t.request_id for t in result.tokens] == sampling, "one token per sampling chunk"
+        requests = self._take_back(batch)
+        events = []
+        tokens = iter(result.tokens)
+        for chunk, request in zip(batch.chunks, requests, strict=True):
+            is_failed = chunk.request_id in failed
+            token = next(tokens) if chunk.sampling and not is_failed else None
+            if request.status is Status.FINISHED:
+                continue  # it left while the step was out; its blocks were fenced until now
+            if is_failed:
+                detail = "the model gave no finite result for this request"
+                events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
+                continue
+            self._advance(request, chunk.end)
+            if token is not None:
+                events.append(self._take_token(request, token, now_ns))
+        live = [request for request in requests if request.status is Status.RUNNING]
+        self.policy.observe(live, result.elapsed_ns, self.planner.view(now_ns))
+        return events
+
+    def recompute(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
+        """The dispatched step failed: its requests start over, or end after too many faults."""
+        events = []
+        for request in self._take_back(batch):
+            if request.status is Status.FINISHED:
+                continue
+            request.fault_count += 1
+            if request.fault_count > MAX_FAULTS:
+                events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
+                continue
+            self.kv.release(request)
+            self.queues.interrupt(request, now_ns)
+            rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
+            self.queues.wait(request, rank)
+        return events
+
+    def abandon(self, now_ns: int, detail: str) -> list[TokenEvent]:
+        """End everyone as FAILED; only when no executor will touch the blocks any more."""
+        if self.dispatched is not None:
+            self._take_back(self.dispatched)
+        return [
+            self.end(request, FinishReason.FAILED, now_ns, detail=detail)
+            for request in list(self._live.values())
+        ]
+
+    def _take_back(self, batch: Batch) -> Sequence[Request]:
+        assert self.dispatched is not None, "no step is out"
+        assert batch.step == self.dispatched.step, "another step is out"
+        requests = self._dispatched_requests
+        self.dispatched = None
+        self._dispatched_requests = []
+        self.kv.lift_fence()
+        return requests
+
+    def _advance(self, request: Request, end: int) -> None:
+        """The tokens before `end` are in the cache now."""
+        start = request.num_computed
+        self.num_computed_total += end - start
+        if start < request.high_water:
+            self.num_recomputed_total += min(end, request.high_water) - start
+        request.num_computed = end
+        self.kv.publish(request)
+
+    def _take_token(self, request: Request, token: SampledToken, now_ns: int) -> TokenEvent:
+        """Append a token and judge whether it is the last.
+
+        A stop token ends the request and counts as generated, as in the OpenAI API's usage; its
+        event carries the id, and the reader leaves it out of the text.
+        """
+        request.add_token(token.token_id, now_ns)
+        sampling = request.order.sampling
+        reason: FinishReason | None = None
+        if token.token_id in sampling.stop_token_ids and len(request.output) > sampling.min_tokens:
+            reason = FinishReason.STOP
+        elif len(request.output) >= sampling.max_tokens:
+            reason = FinishReason.LENGTH
+        if reason is None:
+            self.queues.refile(request)
+        else:
+            self._finish(request, reason, now_ns)
+        return TokenEvent(
+            request.id,
+            token.token_id,
+            now_ns,
+            token.logprob,
+            token.top,
+            reason,
+            None if reason is None else _stats(request),
+        )
+
+    def _decode_chunk(self, request: Request, block_ids: tuple[int, ...]) -> Chunk:
+        output = request.output
+        sampling = request.order.sampling
+        prompt_ids: tuple[int, ...] = ()
+        output_ids: tuple[int, ...] = ()
+        if sampling.has_penalties:
+            prompt_ids, output_ids = request.order.prompt, tuple(output)
+        return Chunk(
+            request.id,
+            request.num_computed,
+            (output[-1],),
+            block_ids,
+            sampling,
+            len(output),
+            prompt_ids,
+            output_ids,
+        )
+
+    def _prefill_chunk(
+        self, request: Request, num_tokens: int, block_ids: tuple[int, ...]
+    ) -> Chunk:
+        start = request.num_computed
+        end = start + num_tokens
+        # Nothing is sampled before the whole history is restored (law L31).
+        sampling = request.order.sampling if end == request.num_tokens else None
+        needs_history = sampling is not None and sampling.has_penalties
+        return Chunk(
+            request_id=request.id,
+            start=start,
+            token_ids=request.tokens(start, end),
+            block_ids=block_ids,
+            sampling=sampling,
+            output_index=len(request.output),
+            prompt_ids=request.order.prompt if needs_history else (),
+            output_ids=tuple(request.output) if needs_history else (),
+        )
+
+    def check_integrity(self) -> None:
+        """Assert laws L2, L3, L5, L6 and L10 by walking everything; for tests and debugging."""
+        self.queues.check_integrity()
+        live = {request.id: request for request in self.queues}
+        assert live == self._live, "the places and the book of live requests differ"
+        self.kv.check_integrity(live.values())
+        for request in live.values():
+            assert 0 <= request.num_computed <= request.num_tokens <= request.max_num_tokens
+            assert request.num_cached <= request.num_prompt_tokens
+        if self.dispatched is None:
+            assert self.kv.num_fenced == 0, "a fence without a dispatched step"
+        else:
+            assert len(self.dispatched.chunks) <= self.capacity.max_batch_requests
+            assert self.dispatched.num_tokens <= self.capacity.max_batch_tokens
+            owned = {r.id: self.kv.block_ids(r) for r in live.values()}
+            for chunk, request in zip(
+                self.dispatched.chunks, self._dispatched_requests, strict=True
+            ):
+                gone = request.status is Status.FINISHED
+                assert gone or owned[request.id] is chunk.block_ids, "a table changed under a step"
+
+
+def _stats(
+    request: Request, *, num_output_tokens: int | None = None, detail: str = ""
+) -> RequestStats:
+    """Tell a finished request's whole story, from its counters and its timeline."""
+    assert request.finish_reason is not None
+    generated = len(request.output)
+    order = request.order
+    return RequestStats(
+        request_id=request.id,
+        tenant=order.tenant,
+        tier=order.tier,
+        finish_reason=request.finish_reason,
+        arrival_ns=order.arrival_ns,
+        finished_ns=request.timeline[-1].at_ns,
+        first_scheduled_ns=request.first_scheduled_ns,
+        first_token_ns=request.first_token_ns,
+        last_token_ns=request.last_token_ns,
+        num_prompt_tokens=request.num_prompt_tokens,
+        num_cached_tokens=request.num_cached,
+        num_output_tokens=generated if num_output_tokens is None else num_output_tokens,
+        preemptions=request.preemption_count,
+        late_tokens=request.late_tokens,
+        detail=detail,
+    )
