@@ -12,7 +12,7 @@ first, equal logits by lower id; w = exp((x - max x) / T).
 
 Each of 1 to 3 keeps a prefix of the ranking and at least its first token. Rows are ranked no
 further than needed: the best few tokens first, and the whole vocabulary only where those do not
-settle the row. Nothing here depends on the other rows.
+settle the row (by value_bins.py on CPU). Nothing here depends on the other rows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+from engine.model.value_bins import draw_by_bins
 
 BLOCK = 64  # tokens per block: one maximum or partial sum each
 NUM_CANDIDATES = 128  # tokens ranked at first
@@ -34,6 +36,7 @@ class DrawParams:
     top_p: torch.Tensor  # 1 or more means off
     min_p: torch.Tensor  # 0 means off
     uniform: torch.Tensor  # in [0, 1)
+    any_min_p: bool = True  # False, known on the host, saves a pass over the logits
 
     def __getitem__(self, rows: slice | torch.Tensor) -> DrawParams:
         """Return the parameters of some rows."""
@@ -43,6 +46,7 @@ class DrawParams:
             self.top_p[rows],
             self.min_p[rows],
             self.uniform[rows],
+            self.any_min_p,
         )
 
 
@@ -114,15 +118,36 @@ def draw_unfiltered(logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
     return (block * BLOCK + inside).squeeze(-1)
 
 
+def draw_filtered_exhaustively(logits: torch.Tensor, params: DrawParams) -> torch.Tensor:
+    """Return one token per row, [R] int64, whatever the filters keep; may overwrite `logits`."""
+    if logits.device.type != "cpu":
+        return draw_filtered(logits, params, count=logits.shape[1])[0]
+    tokens = [
+        draw_by_bins(
+            logits[row].numpy(),
+            float(params.temperature[row]),
+            int(params.top_k[row]),
+            float(params.top_p[row]),
+            float(params.min_p[row]),
+            float(params.uniform[row]),
+        )
+        for row in range(logits.shape[0])
+    ]
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
 def draw_filtered(
-    logits: torch.Tensor, params: DrawParams, count: int, *, bounded: bool
+    logits: torch.Tensor,
+    params: DrawParams,
+    *,
+    bounded: bool = False,
+    count: int = NUM_CANDIDATES,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw from the best `count` tokens: ([R] int64 tokens, [R] bool settled).
 
     `bounded` says that top_k <= count for every row, so that mass beyond the candidates is of no
     concern. A row is not settled where its kept prefix reaches the value of the last candidate:
-    further tokens, or others of that value, may belong to it. Draw such a row again with a count
-    of at least the row's width, which settles everything. Overwrites `logits`.
+    further tokens, or others of that value, may belong to it. May overwrite `logits`.
     """
     values, ids = rank_best(logits, count)
     complete = values.shape[1] == logits.shape[1]
@@ -158,7 +183,8 @@ def _weights_(logits: torch.Tensor, best: torch.Tensor, temperature: torch.Tenso
 def _mass_above_min_p(logits: torch.Tensor, best: torch.Tensor, params: DrawParams) -> torch.Tensor:
     """Return the summed weight of tokens that min_p keeps, [R] float64; overwrites `logits`."""
     weights = _weights_(logits, best, params.temperature)
-    weights.masked_fill_(weights < params.min_p.unsqueeze(-1), 0.0)
+    if params.any_min_p:
+        weights.masked_fill_(weights < params.min_p.to(torch.float32).unsqueeze(-1), 0.0)
     return weights.view(logits.shape[0], -1, BLOCK).sum(-1).sum(-1, dtype=torch.float64)
 
 

@@ -20,7 +20,6 @@ from engine.model.penalties import LogitChanges, changes_logits
 from engine.model.random_stream import uniforms
 
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy: dividing by them would leave float32
-_ALL = 1 << 62  # more candidates than any vocabulary has
 
 
 class NativeKernels(Protocol):
@@ -79,22 +78,22 @@ class Sampler:
         logits = logits[:, : self._vocab_size]
         found: dict[int, SampledToken] = {}
         pending = list(range(len(rows)))
-        for count in (categorical.NUM_CANDIDATES, _ALL):
+        for exhaustive in (False, True):
             if not pending:
                 break
             chunks = [rows[i] for i in pending]
-            tokens, unsettled = self._pass(_take(logits, pending), chunks, count)
+            tokens, unsettled = self._pass(_take(logits, pending), chunks, exhaustive)
             found |= {pending[i]: token for i, token in tokens.items()}
             pending = [pending[i] for i in unsettled]
         assert not pending, "a full ranking settles every row"
         return [found[i] for i in sorted(found)]
 
     def _pass(
-        self, logits: torch.Tensor, rows: Sequence[Chunk], count: int
+        self, logits: torch.Tensor, rows: Sequence[Chunk], exhaustive: bool
     ) -> tuple[dict[int, SampledToken], list[int]]:
-        """Draw every row, ranking `count` candidates; returns tokens by row, rows not settled."""
+        """Draw every row; returns tokens by row, and the rows not settled yet."""
         plan = self._plan(rows)
-        drawn = self._draw(logits, rows, plan, count)
+        drawn = self._draw(logits, rows, plan, exhaustive)
         parts = [torch.stack([drawn.tokens, drawn.finite, drawn.settled]).double().flatten()]
         wanted = [_sampling(chunk).logprobs for chunk in rows]
         if plan.reported:
@@ -141,7 +140,9 @@ class Sampler:
                 plan.unfiltered.append(i)
         return plan
 
-    def _draw(self, logits: torch.Tensor, rows: Sequence[Chunk], plan: _Plan, count: int) -> _Drawn:
+    def _draw(
+        self, logits: torch.Tensor, rows: Sequence[Chunk], plan: _Plan, exhaustive: bool
+    ) -> _Drawn:
         device = logits.device
         tokens = torch.zeros(len(rows), dtype=torch.int64, device=device)
         finite = torch.zeros(len(rows), dtype=torch.bool, device=device)
@@ -159,14 +160,19 @@ class Sampler:
             at = _index(plan.drawn, device)
             finite[at] = scores.amax(-1).isfinite()
             params = _draw_params(chunks, self._vocab_size, device)
-            start, stop = 0, len(plan.unfiltered)
-            if plan.unfiltered:
-                tokens[at[:stop]] = categorical.draw_unfiltered(scores[:stop], params[:stop])
-            for group, bounded in ((plan.bounded, True), (plan.open, False)):
-                start, stop = stop, stop + len(group)
-                if group:
+            first, last = len(plan.unfiltered), len(plan.drawn)
+            middle = first + len(plan.bounded)
+            if first:
+                tokens[at[:first]] = categorical.draw_unfiltered(scores[:first], params[:first])
+            if exhaustive and last > first:
+                tokens[at[first:]] = categorical.draw_filtered_exhaustively(
+                    scores[first:], params[first:]
+                )
+                return _Drawn(tokens, finite, settled)
+            for start, stop, bounded in ((first, middle, True), (middle, last, False)):
+                if start < stop:
                     tokens[at[start:stop]], settled[at[start:stop]] = categorical.draw_filtered(
-                        scores[start:stop], params[start:stop], count, bounded=bounded
+                        scores[start:stop], params[start:stop], bounded=bounded
                     )
         return _Drawn(tokens, finite, settled)
 
@@ -211,4 +217,6 @@ def _draw_params(
     columns = torch.cat(
         [torch.tensor(table, dtype=torch.float64).t(), torch.from_numpy(random).unsqueeze(0)]
     )
-    return categorical.DrawParams(*columns.to(device, non_blocking=True).unbind(0))
+    temperature, top_k, top_p, min_p, uniform = columns.to(device, non_blocking=True)
+    any_min_p = any(order.min_p > 0.0 for order in orders)
+    return categorical.DrawParams(temperature, top_k, top_p, min_p, uniform, any_min_p)

@@ -1,4 +1,4 @@
-"""A slow, obvious sampler: one row at a time, full sort, plain Python; what the fast one must equal."""
+"""A slow, obvious sampler: row by row, full sort, plain Python; what the fast one must equal."""
 
 from __future__ import annotations
 

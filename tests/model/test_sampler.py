@@ -233,7 +233,7 @@ def test_rows_that_cannot_be_computed_are_left_out() -> None:
     ]
     rows = [
         chunk(order, f"{kind}{i}")
-        for kind in "ok nan inf none".split()
+        for kind in ("ok", "nan", "inf", "none")
         for i, order in enumerate(orders)
     ]
     logits = random_logits(16, 1000, 4)
