@@ -37,19 +37,32 @@ def read_pepper(settings: Settings) -> Pepper:
     return load_or_create_pepper(settings.pepper_file)
 
 
+def existing_pepper(settings: Settings) -> Pepper:
+    """Return the pepper as `read_pepper` does, but make no file: one that nobody keeps instead.
+
+    Raises `PepperUnusable` where a file is there and cannot be used.
+    """
+    if settings.pepper is None and not settings.pepper_file.exists():
+        return make_pepper(b"")
+    return read_pepper(settings)
+
+
 async def open_ledger(settings: Settings, say: Say) -> Ledger:
     """Open the ledger; `say` is told, in one line, when a database was made. The caller closes it.
 
     Raises errors of `tenants.errors`: no database, not at the head revision, not our pepper.
     """
-    from migrations.runner import head_revision, upgrade  # Alembic takes half a second to import
+    from migrations.runner import current_revision, head_revision, upgrade  # Alembic: half a second
 
-    file = sqlite_file(parse_url(settings.database_url))
-    if file is not None and not file.exists():
-        await upgrade(settings.database_url)
+    url = settings.database_url
+    file = sqlite_file(parse_url(url))
+    # Without a revision it is new, or another process is making it at this moment: the upgrade
+    # waits for that one and then finds nothing to do.
+    if file is not None and (not file.exists() or await current_revision(url) is None):
+        await upgrade(url)
         say(f"created database {file} at revision {head_revision()}")
     async with AsyncExitStack() as on_failure:
-        database = await Database.open(settings.database_url)
+        database = await Database.open(url)
         on_failure.push_async_callback(database.close)
         await database.check_revision(head_revision())
         pepper = read_pepper(settings)

@@ -17,7 +17,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ENV_PREFIX = "TIERGATE_"
 
 # Read by the client commands of the command line, not by the gateway.
-CLIENT_VARIABLES = frozenset({"TIERGATE_URL", "TIERGATE_KEY"})
+CLIENT_VARIABLES = frozenset(
+    {
+        "TIERGATE_URL",
+        "TIERGATE_KEY",
+        "TIERGATE_CHAT_MODEL",
+        "TIERGATE_CHAT_SYSTEM",
+        "TIERGATE_CHAT_MAX_TOKENS",
+        "TIERGATE_CHAT_PROMPT",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -200,7 +209,8 @@ def _first_fault(error: ValidationError, flags: dict[str, Any]) -> str:
     said = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
-    where = f"--{name.replace('_', '-')}" if name in flags else f"{ENV_PREFIX}{name.upper()}"
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    where = f"--{name.replace('_', '-')} ({variable})" if name in flags else variable
     return f"{where}: {said[:1].lower()}{said[1:]}"
 
 

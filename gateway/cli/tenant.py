@@ -1,0 +1,99 @@
+"""`tiergate tenant ...`: adds, lists, disables and enables tenants; what a tier means is data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.options import AsJson, DatabaseUrl, DataDir, with_ledger
+from gateway.cli.output import moment, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from gateway.ledger import Ledger
+    from tenants.values import TenantRecord
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name, or its id.")]
+
+
+def build_app() -> typer.Typer:
+    """Return the sub-command `tenant`."""
+    app = typer.Typer(help="Who is served, and in which tier.", rich_markup_mode=None)
+    app.command("add")(add)
+    app.command("list")(list_all)
+    app.command("disable")(disable)
+    app.command("enable")(enable)
+    return app
+
+
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice.")],
+    tier: Annotated[
+        str,
+        typer.Option(
+            "--tier",
+            envvar="TIERGATE_TENANT_TIER",
+            metavar="TIER",
+            help="premium, free, or a tier that you have added.",
+        ),
+    ] = "free",
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a tenant.
+
+    \b
+    Example:
+      tiergate tenant add acme --tier premium
+    """
+    from engine.core.clock import utc_now
+
+    async def work(ledger: Ledger) -> TenantRecord:
+        return await ledger.repository.create_tenant(name, tier, utc_now())
+
+    record = with_ledger(database_url, data_dir, work)
+    if as_json:
+        print_json(record)
+        return
+    print(f"added tenant {record.name} in tier {record.tier}")
+    note(f"next: tiergate key create --tenant {record.name}")
+
+
+def list_all(
+    database_url: DatabaseUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List the tenants and the tier of each."""
+
+    async def work(ledger: Ledger) -> list[TenantRecord]:
+        return await ledger.repository.list_tenants()
+
+    records = with_ledger(database_url, data_dir, work)
+    if as_json:
+        print_json(records)
+        return
+    rows = [[r.name, r.tier, moment(r.created_at), moment(r.disabled_at), r.id] for r in records]
+    print_table(["name", "tier", "created", "disabled", "id"], rows)
+
+
+def disable(name: Name, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
+    """Refuse all keys of a tenant, until it is enabled again."""
+    record = _set_disabled(name, True, database_url, data_dir)
+    print(f"disabled tenant {record.name}")
+
+
+def enable(name: Name, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
+    """Accept the keys of a disabled tenant again."""
+    record = _set_disabled(name, False, database_url, data_dir)
+    print(f"enabled tenant {record.name}")
+
+
+def _set_disabled(
+    name: str, disabled: bool, database_url: str | None, data_dir: str | None
+) -> TenantRecord:
+    from engine.core.clock import utc_now
+
+    async def work(ledger: Ledger) -> TenantRecord:
+        return await ledger.repository.set_tenant_disabled(name, disabled, utc_now())
+
+    return with_ledger(database_url, data_dir, work)
