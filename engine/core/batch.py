@@ -43,6 +43,54 @@ class Chunk:
         return self.start + len(self.token_ids)
 
 
+class _OpenChunk:
+    """A chunk while it is filled: the same slots, stored plainly, closed by changing its class.
+
+    A frozen dataclass fills each field through `object.__setattr__`, which takes three times as
+    long; one chunk is made for every row of every step, and that is most of what a step costs.
+    """
+
+    __slots__ = Chunk.__slots__
+
+    def __init__(
+        self,
+        request_id: str,
+        start: int,
+        token_ids: tuple[int, ...],
+        block_ids: tuple[int, ...],
+        sampling: SamplingParams | None,
+        output_index: int,
+        prompt_ids: tuple[int, ...],
+        output_ids: tuple[int, ...],
+    ) -> None:
+        self.request_id = request_id
+        self.start = start
+        self.token_ids = token_ids
+        self.block_ids = block_ids
+        self.sampling = sampling
+        self.output_index = output_index
+        self.prompt_ids = prompt_ids
+        self.output_ids = output_ids
+
+
+def decode_chunk(
+    request_id: str,
+    start: int,
+    token_id: int,
+    block_ids: tuple[int, ...],
+    sampling: SamplingParams,
+    output_index: int,
+    prompt_ids: tuple[int, ...] = (),
+    output_ids: tuple[int, ...] = (),
+) -> Chunk:
+    """Return the chunk of one decoding token; equal to one made by `Chunk(...)`, but cheaper."""
+    chunk = _OpenChunk(
+        request_id, start, (token_id,), block_ids, sampling, output_index, prompt_ids, output_ids
+    )
+    chunk.__class__ = Chunk  # type: ignore[assignment]
+    return chunk  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step's work. Chunks of a single token that decode come first, then prompt chunks."""

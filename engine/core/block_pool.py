@@ -42,15 +42,17 @@ class BlockPool:
 
     def allocate(self, count: int) -> tuple[int, ...] | None:
         """Take `count` blocks in eviction order; None, and nothing changed, if too few (law L4)."""
-        if count > len(self._free):
+        free, references, key_of = self._free, self._references, self._key_of
+        if count > len(free):
             return None
-        taken = []
-        for _ in range(count):
-            block, _none = self._free.popitem(last=False)
-            self._forget(block)
-            self._references[block] = 1
-            taken.append(block)
-        return tuple(taken)
+        taken = tuple([free.popitem(last=False)[0] for _ in range(count)])
+        for block in taken:
+            references[block] = 1
+            key = key_of[block]
+            if key is not None:
+                del self._block_of[key]
+                key_of[block] = None
+        return taken
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add one owner to each block; a free one leaves the free list with its content."""
@@ -65,14 +67,15 @@ class BlockPool:
         Handed a table in the order of its positions, so that of one prefix the tail is evicted
         before the head: a head without its tail is still useful, a tail without its head is lost.
         """
+        free, references, key_of = self._free, self._references, self._key_of
         for block in reversed(blocks):
-            references = self._references[block] - 1
-            assert references >= 0, f"block {block} was freed twice"
-            self._references[block] = references
-            if references == 0:
-                self._free[block] = None
-                if self._key_of[block] is None:
-                    self._free.move_to_end(block, last=False)
+            left = references[block] - 1
+            assert left >= 0, f"block {block} was freed twice"
+            references[block] = left
+            if left == 0:
+                free[block] = None
+                if key_of[block] is None:
+                    free.move_to_end(block, last=False)
 
     def publish(self, block: int, key: bytes) -> None:
         """Make an owned block findable under `key`; the first block of a content stays the one."""
@@ -100,12 +103,6 @@ class BlockPool:
     def has_sole_owner(self, block: int) -> bool:
         """True where releasing this block once would free it."""
         return self._references[block] == 1
-
-    def _forget(self, block: int) -> None:
-        key = self._key_of[block]
-        if key is not None:
-            del self._block_of[key]
-            self._key_of[block] = None
 
     def check_integrity(self, owners: Sequence[int]) -> None:
         """Assert laws L3 and L6; `owners[b]` is how many tables hold block b, counted outside."""

@@ -103,6 +103,8 @@ class Planner:
     # Decodes
 
     def _place_decodes(self, requests: list[Request], *, may_preempt: bool) -> None:
+        if not requests:
+            return
         kv = self._kv
         seats = min(
             self._tokens_left, self._rows_left, self._limits.max_decodes - len(self.decodes)

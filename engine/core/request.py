@@ -133,6 +133,7 @@ class Request:
         "id",
         "last_token_ns",
         "late_tokens",
+        "needs_history",
         "note",
         "num_cached",
         "num_computed",
@@ -148,6 +149,7 @@ class Request:
         self.order = order
         self.id = order.id
         self.num_prompt_tokens = len(order.prompt)
+        self.needs_history = order.sampling.has_penalties  # asked for every token: kept
         self.output: list[int] = []
         self.num_computed = 0
         self.num_cached = 0  # prompt tokens found in the prefix cache at first admission

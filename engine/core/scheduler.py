@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.core.batch import Batch, Chunk, SampledToken, StepResult
+from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chunk
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
@@ -139,10 +139,10 @@ class Scheduler:
         assert planned, "there are requests and nothing was planned"
         block_ids = self.kv.block_ids
         decodes = self.planner.decodes.values()
-        chunks = [self._decode_chunk(request, block_ids(request)) for request in decodes]
+        chunks = [_decode_chunk(request, block_ids(request)) for request in decodes]
         requests = list(decodes)
         for request, num_tokens in self.planner.prefills.values():
-            chunks.append(self._prefill_chunk(request, num_tokens, block_ids(request)))
+            chunks.append(_prefill_chunk(request, num_tokens, block_ids(request)))
             requests.append(request)
         self.step += 1
         self._dispatched_requests = requests
@@ -234,51 +234,9 @@ class Scheduler:
             self.queues.refile(request)
         else:
             self._finish(request, reason, now_ns)
+        stats = None if reason is None else _stats(request)
         return TokenEvent(
-            request.id,
-            token.token_id,
-            now_ns,
-            token.logprob,
-            token.top,
-            reason,
-            None if reason is None else _stats(request),
-        )
-
-    def _decode_chunk(self, request: Request, block_ids: tuple[int, ...]) -> Chunk:
-        output = request.output
-        sampling = request.order.sampling
-        prompt_ids: tuple[int, ...] = ()
-        output_ids: tuple[int, ...] = ()
-        if sampling.has_penalties:
-            prompt_ids, output_ids = request.order.prompt, tuple(output)
-        return Chunk(
-            request.id,
-            request.num_computed,
-            (output[-1],),
-            block_ids,
-            sampling,
-            len(output),
-            prompt_ids,
-            output_ids,
-        )
-
-    def _prefill_chunk(
-        self, request: Request, num_tokens: int, block_ids: tuple[int, ...]
-    ) -> Chunk:
-        start = request.num_computed
-        end = start + num_tokens
-        # Nothing is sampled before the whole history is restored (law L31).
-        sampling = request.order.sampling if end == request.num_tokens else None
-        needs_history = sampling is not None and sampling.has_penalties
-        return Chunk(
-            request_id=request.id,
-            start=start,
-            token_ids=request.tokens(start, end),
-            block_ids=block_ids,
-            sampling=sampling,
-            output_index=len(request.output),
-            prompt_ids=request.order.prompt if needs_history else (),
-            output_ids=tuple(request.output) if needs_history else (),
+            request.id, token.token_id, now_ns, token.logprob, token.top, reason, stats
         )
 
     def check_integrity(self) -> None:
@@ -301,6 +259,39 @@ class Scheduler:
             ):
                 gone = request.status is Status.FINISHED
                 assert gone or owned[request.id] is chunk.block_ids, "a table changed under a step"
+
+
+def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:
+    """The last generated token, whose keys and values are the only ones missing."""
+    output, order = request.output, request.order
+    history = (order.prompt, tuple(output)) if request.needs_history else ()
+    return decode_chunk(
+        request.id,
+        request.num_computed,
+        output[-1],
+        block_ids,
+        order.sampling,
+        len(output),
+        *history,
+    )
+
+
+def _prefill_chunk(request: Request, num_tokens: int, block_ids: tuple[int, ...]) -> Chunk:
+    """The next tokens of a history; nothing is sampled before all of it is restored (law L31)."""
+    start = request.num_computed
+    end = start + num_tokens
+    sampling = request.order.sampling if end == request.num_tokens else None
+    needs_history = sampling is not None and request.needs_history
+    return Chunk(
+        request_id=request.id,
+        start=start,
+        token_ids=request.tokens(start, end),
+        block_ids=block_ids,
+        sampling=sampling,
+        output_index=len(request.output),
+        prompt_ids=request.order.prompt if needs_history else (),
+        output_ids=tuple(request.output) if needs_history else (),
+    )
 
 
 def _stats(
