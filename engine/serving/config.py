@@ -1,0 +1,49 @@
+"""What an engine is started with: one frozen value; it knows no environment and starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything the engine's process is told, once, before it imports torch.
+
+    None means "measure or choose yourself". Sizes are tokens, blocks or bytes as named; times are
+    seconds, because an operator writes them. `executor` is "model" or "module:function" (see
+    engine/serving/build.py).
+    """
+
+    model: str
+    executor: str = "model"
+    served_name: str = ""  # the name in /v1/models; empty: the loader's own
+    device: str = "auto"
+    dtype: str = "auto"
+    runner: str = "auto"  # "auto", "generic" or "lean"
+    policy: str = "sarathi"
+    policy_options: tuple[tuple[str, float], ...] = ()
+
+    max_model_len: int | None = None
+    max_batch_tokens: int | None = None
+    max_batch_requests: int | None = None
+    block_size: int = 16
+    kv_cache_bytes: int | None = None
+    prefix_caching: bool = True
+    max_waiting_requests: int = 1024
+    max_waiting_prompt_tokens: int = 4_000_000
+
+    threads: int | None = None  # None: every core this process may use
+    spin: int = 2000  # GOMP_SPINCOUNT: low where a gateway shares the cores (docs/performance.md)
+    nice: int = 5
+    import_paths: tuple[str, ...] = ()  # where a "module:function" executor is looked for
+    executor_options: tuple[tuple[str, str], ...] = ()  # for "module:function" executors
+
+    max_open_requests: int = 8192
+    max_inbox_bytes: int = 64 * 1024 * 1024
+    load_timeout_s: float = 1800.0  # without any sign of progress
+    hang_timeout_s: float = 60.0  # without any message while work is outstanding
+    close_grace_s: float = 5.0
+    backoff_first_s: float = 0.2
+    backoff_max_s: float = 10.0
+    healthy_after_s: float = 60.0
+    stderr_tail_bytes: int = 16 * 1024
