@@ -276,6 +276,8 @@ class HFModel:
         """Refuse what can be refused without running anything."""
         if self._model.config.is_encoder_decoder:
             raise ModelLoadError(f"{self._family} is an encoder-decoder, not a decoder")
+        if getattr(self._model, "_is_stateful", False):
+            raise ModelLoadError(f"{self._family} keeps a state that blocks of keys cannot hold")
         if not self._model._can_set_attn_implementation():
             raise ModelLoadError(
                 f"{self._family} computes attention in its own code, so it cannot be paged"

@@ -40,8 +40,19 @@ _LAYER = re.compile(r"(^|\.)(layers|h|blocks|block)\.\d+\.")
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """The sizes an operator may set; None is left to the loader."""
+
+    max_model_len: int | None
+    max_batch_tokens: int
+    max_batch_requests: int
+    block_size: int
+    kv_cache_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Verified:
+class Verified:
     """A model that said the same as transformers, and the attention it said it with."""
 
     model: PagedModel
@@ -74,12 +85,9 @@ def load_runner(
     where = pick_device(device)
     if runner not in RUNNERS:
         raise ModelLoadError(f"--runner {runner} is unknown: choose from {', '.join(RUNNERS)}")
-    tokens, requests = CUDA_BATCH if where.type == "cuda" else CPU_BATCH
-    tokens, requests = max_batch_tokens or tokens, max_batch_requests or requests
-    _check_positive(max_model_len, "--max-model-len")
-    _check_positive(tokens, "--max-batch-tokens")
-    _check_positive(requests, "--max-batch-requests")
-    _check_positive(block_size, "--block-size")
+    limits = _limits(
+        where, max_model_len, max_batch_tokens, max_batch_requests, block_size, kv_cache_bytes
+    )
     checkpoint = open_checkpoint(model)
     kind = pick_dtype(dtype, checkpoint, where)
     num_bytes = checkpoint.num_weights * kind.itemsize
@@ -88,23 +96,11 @@ def load_runner(
     report("loading the weights", 0.05)
     hf_model = load_hf_model(checkpoint, where, kind, max_model_len)
     report("comparing with transformers", 0.6)
-    found = _verify(hf_model, block_size, runner)
+    found = verify(hf_model, block_size, runner)
 
     report("making the KV cache", 0.8)
-    shape = kv_shape_of(found.model.needs)
-    plan = plan_kv(
-        shape,
-        block_size=block_size,
-        max_model_len=found.model.max_model_len,
-        is_len_fixed=max_model_len is not None,
-        max_batch_requests=requests,
-        wanted_bytes=kv_cache_bytes,
-        available=available_bytes(where),
-        device=where,
-    )
-    cache = KVCache(shape, plan.num_blocks, block_size, where)
+    cache, capacity = _make_pool(found.model, limits)
     attention = found.make_attention(cache)
-    capacity = Capacity(plan.num_blocks, block_size, plan.max_model_len, tokens, requests)
     info = RunnerInfo(
         model=checkpoint.name,
         model_path=str(checkpoint.path),
@@ -121,6 +117,60 @@ def load_runner(
     made.warm_up()
     report("ready", 1.0)
     return made
+
+
+def _limits(
+    device: torch.device,
+    max_model_len: int | None,
+    max_batch_tokens: int | None,
+    max_batch_requests: int | None,
+    block_size: int,
+    kv_cache_bytes: int | None,
+) -> _Limits:
+    """Fill in what the operator left open; ModelLoadError names a flag that makes no sense."""
+    tokens, requests = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+    limits = _Limits(
+        max_model_len,
+        tokens if max_batch_tokens is None else max_batch_tokens,
+        requests if max_batch_requests is None else max_batch_requests,
+        block_size,
+        kv_cache_bytes,
+    )
+    flags = {
+        "--max-model-len": limits.max_model_len,
+        "--max-batch-tokens": limits.max_batch_tokens,
+        "--max-batch-requests": limits.max_batch_requests,
+        "--block-size": limits.block_size,
+        "--kv-cache-memory": limits.kv_cache_bytes,
+    }
+    for flag, value in flags.items():
+        if value is not None and value < 1:
+            raise ModelLoadError(f"{flag} {value} makes no sense: it has to be at least 1")
+    return limits
+
+
+def _make_pool(model: PagedModel, limits: _Limits) -> tuple[KVCache, Capacity]:
+    """Return the pool that the device's memory allows, and what it can hold."""
+    shape = kv_shape_of(model.needs)
+    plan = plan_kv(
+        shape,
+        block_size=limits.block_size,
+        max_model_len=model.max_model_len,
+        is_len_fixed=limits.max_model_len is not None,
+        max_batch_requests=limits.max_batch_requests,
+        wanted_bytes=limits.kv_cache_bytes,
+        available=available_bytes(model.device),
+        device=model.device,
+    )
+    cache = KVCache(shape, plan.num_blocks, limits.block_size, model.device)
+    capacity = Capacity(
+        num_blocks=plan.num_blocks,
+        block_size=limits.block_size,
+        max_model_len=plan.max_model_len,
+        max_batch_tokens=limits.max_batch_tokens,
+        max_batch_requests=limits.max_batch_requests,
+    )
+    return cache, capacity
 
 
 def pick_device(name: str) -> torch.device:
@@ -195,7 +245,7 @@ def _check_names(checkpoint: Checkpoint, missing: set[str], unexpected: set[str]
         _logger.warning("%s: %d weights are not used", checkpoint.name, len(unexpected))
 
 
-def _verify(hf_model: HFModel, block_size: int, runner: str) -> _Verified:
+def verify(hf_model: HFModel, block_size: int, runner: str) -> Verified:
     """Return the fastest way to run the model that agrees with transformers' own forward."""
     expected = expected_of(hf_model)
     if not all(bool(torch.isfinite(logits).all()) for logits in expected.logits):
@@ -210,7 +260,7 @@ def _verify(hf_model: HFModel, block_size: int, runner: str) -> _Verified:
     for make_attention in (fastest, TorchAttention):
         error = relative_error(hf_model, expected, make_attention, block_size)
         if passes(error, hf_model.dtype):
-            return _Verified(hf_model, make_attention, "generic", error)
+            return Verified(hf_model, make_attention, "generic", error)
         _logger.warning("%s: %s is off by %.1e", hf_model.family, make_attention, error)
     raise ModelLoadError(
         f"{hf_model.family} computes something else when it is paged (relative error {error:.2g}),"
@@ -222,11 +272,6 @@ def _cpu_multiplies_bfloat16() -> bool:
     """True if the CPU has instructions for it; without them bfloat16 is slower than float32."""
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
-
-
-def _check_positive(value: int | None, flag: str) -> None:
-    if value is not None and value < 1:
-        raise ModelLoadError(f"{flag} {value} makes no sense: it has to be at least 1")
 
 
 def _say_nothing(_stage: str, _fraction: float) -> None:

@@ -23,7 +23,7 @@ _COMMON: dict[str, Any] = {
 }
 _LAYERS = ["sliding_attention", "full_attention"]
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": MAX_LEN}
-_MOE = {"num_experts": 4, "moe_intermediate_size": 32}
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 # name -> (transformers' model_type, what differs from _COMMON)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -51,13 +51,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("starcoder2", {}),
     "smollm3": ("smollm3", {}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
+    "qwen2_moe": ("qwen2_moe", {**_MOE, "shared_expert_intermediate_size": 32}),
     "qwen3_moe": ("qwen3_moe", {**_MOE, "head_dim": 16}),
 }
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", {}),
     "bloom": ("bloom", {}),
     "gpt_oss": ("gpt_oss", {}),
-    "falcon_h1": ("falcon_h1", {}),
+    "falcon_h1": ("falcon_h1", {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_state": 16}),
     "deepseek_v3": ("deepseek_v3", {}),
     "jamba": ("jamba", {}),
 }
