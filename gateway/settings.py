@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "TIERGATE_"
 
-# Read by the client commands of the command line, not by the gateway.
-CLIENT_VARIABLES = frozenset(
+# Flags of single commands, which no gateway reads.
+COMMAND_VARIABLES = frozenset(
     {
         "TIERGATE_URL",
         "TIERGATE_KEY",
@@ -25,6 +25,14 @@ CLIENT_VARIABLES = frozenset(
         "TIERGATE_CHAT_SYSTEM",
         "TIERGATE_CHAT_MAX_TOKENS",
         "TIERGATE_CHAT_PROMPT",
+        "TIERGATE_TENANT",
+        "TIERGATE_TENANT_TIER",
+        "TIERGATE_KEY_NAME",
+        "TIERGATE_KEY_EXPIRES_IN",
+        "TIERGATE_KEY_MODELS",
+        "TIERGATE_KEY_ENV",
+        "TIERGATE_JSON",
+        "TIERGATE_MIGRATE_CHECK",
     }
 )
 
@@ -216,6 +224,6 @@ def _first_fault(error: ValidationError, flags: dict[str, Any]) -> str:
 
 def unknown_variables() -> list[str]:
     """Return the names of `TIERGATE_*` variables that no setting reads: most likely misspelt."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | COMMAND_VARIABLES
     found = {name for name in os.environ if name.startswith(ENV_PREFIX)}
     return sorted(found - known)

@@ -26,7 +26,7 @@ BUSY_TIMEOUT_MS = 5000
 POOL_SIZE = 5
 
 # SQLSTATE (Postgres manual, appendix A): a whole class by its two characters, or one condition.
-_UNAVAILABLE = ("08", "28", "3D", "53", "57P", "XX")
+_UNAVAILABLE = ("08", "28", "3D", "42501", "53", "57P", "58", "XX")
 _READ_ONLY = ("25006",)
 _NO_TABLE = ("42P01", "42703")
 
@@ -192,11 +192,12 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def check_writable(self) -> None:
-        """Raise `DatabaseReadOnly` where nothing can be written; changes nothing."""
+        """Raise `DatabaseReadOnly` where nothing can be written; changes nothing.
+
+        A write is tried, because a lock is given on a read-only file too.
+        """
         async with self.write() as session:
-            if self.backend == "postgresql":
-                # Takes a transaction id, which a standby or a read-only role's session refuses.
-                await session.execute(text("SELECT pg_current_xact_id()"))
+            await session.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
     async def revision(self) -> str | None:
         """Return the schema's revision, None for a database without one."""

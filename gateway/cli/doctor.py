@@ -8,9 +8,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from gateway.cli.options import DatabaseUrl, DataDir, flag, load_settings
+from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, load_settings
 from gateway.cli.output import print_json
 from tenants.errors import LedgerError
 
@@ -29,7 +27,7 @@ def doctor(
     device: Annotated[str | None, flag("device", "Device it shall use.", "DEVICE")] = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Check this machine, the settings, the ledger and the gateway, if one is running.
 

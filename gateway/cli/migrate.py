@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-import typer
-
-from gateway.cli.options import DatabaseUrl, DataDir, load_settings
+from gateway.cli.options import DatabaseUrl, DataDir, flag, load_settings
 
 
 def migrate(
     check: Annotated[
         bool,
-        typer.Option("--check", help="Change nothing; exit code 1 where a change is needed."),
+        flag(
+            "check",
+            "Change nothing; exit code 1 where a change is needed.",
+            variable="TIERGATE_MIGRATE_CHECK",
+        ),
     ] = False,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,

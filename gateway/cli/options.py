@@ -46,7 +46,7 @@ DataDir = Annotated[
         "DIR",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of columns.")]
+AsJson = Annotated[bool, flag("json", "Print JSON instead of columns.")]
 
 
 def load_settings(**flags: Any) -> Settings:
