@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from engine.core.batch import Batch
 from engine.core.engine_core import EngineCore
 from engine.core.executor import Capacity
 from engine.core.policies.fcfs import Fcfs
@@ -94,11 +95,15 @@ def random_work(
 
 
 def run(
-    runner: ModelRunner, work: Sequence[tuple[tuple[int, ...], int]], seed: int
+    runner: ModelRunner,
+    work: Sequence[tuple[tuple[int, ...], int]],
+    seed: int,
+    watch: Callable[[Batch], None] | None = None,
 ) -> tuple[list[list[int]], Snapshot]:
     """Return each order's greedy tokens and the core's last snapshot.
 
-    Orders come in while others are being served; time is a counter.
+    Orders come in while others are being served; time is a counter. `watch` is shown every batch
+    once it was executed.
     """
     draw = random.Random(seed)
     core = EngineCore(runner.capacity, RandomChunks(draw, runner.capacity.max_batch_tokens))
@@ -116,6 +121,8 @@ def run(
             continue
         result = runner.execute(batch)
         assert result.failed == ()
+        if watch is not None:
+            watch(batch)
         now += 1
         for event in core.finish_step(batch, result, now):
             if event.token_id is not None:
