@@ -14,9 +14,11 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -53,6 +55,12 @@ def unprivileged() -> dict[str, object]:
     raise LookupError("no unprivileged user to run Postgres as")
 
 
+def run_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Run in a thread: an async test may be the first to ask for a fixture of the session."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
 class Cluster:
     """A running Postgres, and the databases made in it."""
 
@@ -84,7 +92,7 @@ def wait_until_ready(cluster: Cluster, server: subprocess.Popen[bytes], log: Pat
     end = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            asyncio.run(cluster.execute("SELECT 1"))
+            run_apart(cluster.execute("SELECT 1"))
             return
         except (OSError, asyncpg.PostgresError):
             if server.poll() is not None or time.monotonic() > end:
@@ -124,8 +132,8 @@ def postgres() -> Iterator[Cluster]:
             )
         cluster = Cluster(folder)
         wait_until_ready(cluster, server, log)
-        asyncio.run(cluster.execute(f"CREATE DATABASE {TEMPLATE}"))
-        asyncio.run(runner.upgrade(cluster.url(TEMPLATE)))
+        run_apart(cluster.execute(f"CREATE DATABASE {TEMPLATE}"))
+        run_apart(runner.upgrade(cluster.url(TEMPLATE)))
         yield cluster
     finally:
         if server is not None:
@@ -142,7 +150,7 @@ def postgres() -> Iterator[Cluster]:
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with the schema, to copy from."""
     file = tmp_path_factory.mktemp("template") / "ledger.db"
-    asyncio.run(runner.upgrade(f"sqlite:///{file}"))
+    run_apart(runner.upgrade(f"sqlite:///{file}"))
     return file
 
 
