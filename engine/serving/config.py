@@ -32,7 +32,7 @@ class EngineConfig:
     max_waiting_requests: int = 1024
     max_waiting_prompt_tokens: int = 4_000_000
 
-    threads: int | None = None  # None: every core this process may use
+    threads: int | None = None  # None: every physical core this process may use
     spin: int = 2000  # GOMP_SPINCOUNT: low where a gateway shares the cores (docs/performance.md)
     nice: int = 5
     import_paths: tuple[str, ...] = ()  # where a "module:function" executor is looked for

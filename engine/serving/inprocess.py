@@ -137,10 +137,12 @@ class InProcessEngine:
         """See EngineClient. Raises RequestRefused for an id that is open already."""
         if not self._answers:
             raise EngineUnavailable("the engine does not run")
-        stream = self._streams.open(order, self._clock.now_ns())
-        if order.id in self._streams:
-            self._inbox.put(Submit(order))
-        return stream
+        self._streams.check_unused(order.id)
+        if self._streams.full:
+            now_ns = self._clock.now_ns()
+            return self._streams.refuse(order, "too many requests are open", now_ns)
+        self._inbox.put(Submit(order))
+        return self._streams.open(order)
 
     def abort(self, request_id: str) -> None:
         """See EngineClient."""

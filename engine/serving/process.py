@@ -7,6 +7,7 @@ before it imports torch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.core.request import RequestOrder
 from engine.core.stats import Snapshot
 from engine.serving.client import EngineInfo, FinishListener, StepListener
 from engine.serving.config import EngineConfig
+from engine.serving.cores import usable_cores
 from engine.serving.messages import Abort, Command, Progress, Ready, StepOutput, Stop, Submit
 from engine.serving.streams import EventStream, StreamTable
 from engine.serving.supervisor import Supervisor
@@ -36,7 +38,6 @@ def child_environment(config: EngineConfig, inherited: Mapping[str, str]) -> dic
     OpenMP and malloc read theirs once, when their libraries are loaded; hence here, and not in the
     child. Values that the operator has set win over the defaults, never over `config.threads`.
     """
-    threads = config.threads or len(os.sched_getaffinity(0))
     package_root = str(Path(__file__).resolve().parents[2])
     search = [*config.import_paths, inherited.get("PYTHONPATH", "")]
     if Path(package_root).name != "site-packages":  # else it is found anyway, after the stdlib
@@ -52,7 +53,7 @@ def child_environment(config: EngineConfig, inherited: Mapping[str, str]) -> dic
     }
     chosen = {"PYTHONPATH": os.pathsep.join(filter(None, search))}
     if config.threads is not None or "OMP_NUM_THREADS" not in inherited:
-        chosen["OMP_NUM_THREADS"] = str(threads)
+        chosen["OMP_NUM_THREADS"] = str(config.threads or usable_cores())
     return {**defaults, **inherited, **chosen}
 
 
@@ -100,6 +101,10 @@ class EngineProcess:
         """How many times another engine had to be started."""
         return self._supervisor.restarts
 
+    def __contains__(self, request_id: str) -> bool:
+        """True while the request's end has not been seen."""
+        return request_id in self._streams
+
     async def start(self) -> None:
         """See EngineClient."""
         await self._supervisor.start()
@@ -115,17 +120,17 @@ class EngineProcess:
         """See EngineClient. Raises RequestRefused for an id that is open already."""
         if not self.ready:
             raise EngineUnavailable("the engine is starting or restarting")
+        self._streams.check_unused(order.id)
         now_ns = self._clock.now_ns()
-        stream = self._streams.open(order, now_ns)
-        if order.id not in self._streams:
-            return stream
+        if self._streams.full:
+            return self._streams.refuse(order, "too many requests are open", now_ns)
         if self._supervisor.backlog_bytes > self._config.max_inbox_bytes:
-            self._streams.refuse(order.id, "the engine's inbox is full", now_ns)
-            return stream
+            return self._streams.refuse(order, "the engine's inbox is full", now_ns)
+        # Sent before the stream is opened: what cannot be sent must not be billed.
+        self._supervisor.send(Submit(order))
         if self._busy_since_ns is None:
             self._busy_since_ns = now_ns
-        self._supervisor.send(Submit(order))
-        return stream
+        return self._streams.open(order)
 
     def abort(self, request_id: str) -> None:
         """See EngineClient."""
@@ -145,8 +150,9 @@ class EngineProcess:
 
     def _tell(self, request_id: str, command: Command) -> None:
         """Send a command about an open request; without an engine its end is on the way anyway."""
-        if request_id in self._streams and self.ready:
-            self._supervisor.send(command)
+        if request_id in self._streams:
+            with contextlib.suppress(EngineUnavailable):
+                self._supervisor.send(command)
 
     def on_ready(self, ready: Ready) -> None:
         """Supervisor: an engine takes requests."""

@@ -140,24 +140,29 @@ class StreamTable:
         """See EngineClient."""
         self._step_listeners.append(listener)
 
-    def open(self, order: RequestOrder, now_ns: int) -> EventStream:
-        """Return a new stream; with too many open already it ends at once as REJECTED.
+    @property
+    def full(self) -> bool:
+        """True when no further stream may be opened."""
+        return len(self._streams) >= self._limit
 
-        Raises RequestRefused when the id is open already: its record would be another's.
-        """
-        if order.id in self._streams:
-            detail = f"a request with the id {order.id} is already open"
+    def check_unused(self, request_id: str) -> None:
+        """Raise RequestRefused when the id is open already: its record would be another's."""
+        if request_id in self._streams:
+            detail = f"a request with the id {request_id} is already open"
             raise RequestRefused(RefusalReason.DUPLICATE_ID, detail)
+
+    def open(self, order: RequestOrder) -> EventStream:
+        """Return a new stream for an order that is on its way to the engine."""
+        assert order.id not in self._streams, f"{order.id} is open already"
         stream = self._streams[order.id] = EventStream(order)
-        if len(self._streams) > self._limit:
-            self.refuse(order.id, f"{self._limit} requests are open already", now_ns)
         return stream
 
-    def refuse(self, request_id: str, detail: str, now_ns: int) -> None:
-        """End a stream as REJECTED before its order went anywhere, because a queue is full."""
-        reason = FinishReason.REJECTED
+    def refuse(self, order: RequestOrder, detail: str, now_ns: int) -> EventStream:
+        """Return a stream that ends at once as REJECTED, because a queue on this side is full."""
+        stream = self.open(order)
         detail = f"{RefusalReason.QUEUE_FULL}: {detail}"
-        self.dispatch([self._streams[request_id].final_event(reason, detail, now_ns)], None)
+        self.dispatch([stream.final_event(FinishReason.REJECTED, detail, now_ns)], None)
+        return stream
 
     def dispatch(self, events: Iterable[TokenEvent], stats: StepStats | None) -> None:
         """Give the events of one step to their streams, tell the listeners, wake each reader once.

@@ -103,9 +103,9 @@ class Supervisor:
         self._task = asyncio.create_task(self._supervise(first), name="engine-supervisor")
         try:
             await first
-        except BaseException:
-            await self.close()
-            raise
+        finally:
+            if first.cancelled() or first.exception() is not None:
+                await self.close()
 
     async def close(self) -> None:
         """End the engine, politely if it listens, and never start another."""
