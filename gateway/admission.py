@@ -1,0 +1,147 @@
+"""The bounded queue before any hop to the engine: who may wait, and what the others are told.
+
+It counts the requests that were let in and have no token yet, and their prompt tokens; a request
+leaves the count with its first token or its end. There is no await between reading a bound and
+taking a place (law L51). It knows tiers as bounds and names, and nothing of HTTP bodies or engines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from engine.core.clock import NS_PER_S, Clock
+from gateway.errors import ApiError, Problem
+from tenants.values import TierRecord
+
+# Hints come in steps, so that they do not show other tenants' load to the millisecond.
+HINT_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120)
+RATE_SAMPLES = 128  # departures remembered per tier
+RATE_WINDOW_NS = 30 * NS_PER_S
+DRAINING_HINT_MS = 1000  # another replica may take it at once
+COLD_HINT_S = 2.0  # nothing has left the queue yet, so its rate is unknown
+
+
+def step_hint_ms(seconds: float) -> int:
+    """Return the smallest step that is not below `seconds`, in milliseconds."""
+    return 1000 * next((step for step in HINT_STEPS_S if seconds <= step), HINT_STEPS_S[-1])
+
+
+class DrainRate:
+    """How fast places in a queue become free, from the latest departures."""
+
+    __slots__ = ("_departures",)
+
+    def __init__(self) -> None:
+        self._departures: deque[int] = deque(maxlen=RATE_SAMPLES)
+
+    def note(self, now_ns: int) -> None:
+        """One request left the queue."""
+        self._departures.append(now_ns)
+
+    def per_second(self, now_ns: int) -> float | None:
+        """Return the rate over the latest window; None where too little is known."""
+        while self._departures and now_ns - self._departures[0] > RATE_WINDOW_NS:
+            self._departures.popleft()
+        if len(self._departures) < 2:
+            return None
+        span_ns = max(now_ns - self._departures[0], 1)
+        return (len(self._departures) - 1) * NS_PER_S / span_ns
+
+
+class Reservation:
+    """The places of one HTTP request: one per engine request. Giving back twice is harmless."""
+
+    __slots__ = ("_admission", "_waiting", "tier")
+
+    def __init__(self, admission: Admission, tier: str, prompt_tokens: Sequence[int]) -> None:
+        self._admission = admission
+        self._waiting = dict(enumerate(prompt_tokens))
+        self.tier = tier
+
+    def first_token(self, index: int) -> None:
+        """Request `index` has its first token: it waits no longer."""
+        tokens = self._waiting.pop(index, None)
+        if tokens is not None:
+            self._admission.leave(self.tier, tokens, served=True)
+
+    def release(self) -> None:
+        """Give back whatever is still held: refusal, failure, disconnect, or the end."""
+        while self._waiting:
+            _, tokens = self._waiting.popitem()
+            self._admission.leave(self.tier, tokens, served=False)
+
+
+class Admission:
+    """The door's counts and bounds; one per gateway, used from its event loop only."""
+
+    def __init__(self, clock: Clock, *, max_queue: int, max_queue_prompt_tokens: int) -> None:
+        self._clock = clock
+        self._max_queue = max_queue
+        self._max_prompt_tokens = max_queue_prompt_tokens
+        self._waiting: Counter[str] = Counter()
+        self._waiting_tokens = 0
+        self._rates: dict[str, DrainRate] = {}
+        self.draining = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were let in and have no token yet."""
+        return self._waiting.total()
+
+    @property
+    def waiting_prompt_tokens(self) -> int:
+        """Their prompt tokens."""
+        return self._waiting_tokens
+
+    def waiting_by_tier(self) -> dict[str, int]:
+        """Return the waiting requests of each tier seen so far."""
+        return dict(self._waiting)
+
+    def admit(self, tier: TierRecord, prompt_tokens: Sequence[int]) -> Reservation:
+        """Take one place per entry of `prompt_tokens`, all or none; raises `ApiError`."""
+        self.check_open()
+        wanted, tokens = len(prompt_tokens), sum(prompt_tokens)
+        if self.waiting + wanted > self._max_queue:
+            raise self._refusal(Problem.SATURATED, tier.name, "The queue is full.")
+        # An empty queue takes any one request: what it can never hold is refused elsewhere.
+        if self.waiting and self._waiting_tokens + tokens > self._max_prompt_tokens:
+            raise self._refusal(Problem.SATURATED, tier.name, "Too many prompt tokens are waiting.")
+        if tier.max_queue is not None and self._waiting[tier.name] + wanted > tier.max_queue:
+            raise self._refusal(Problem.TIER_FULL, tier.name, "The queue of your tier is full.")
+        self._waiting[tier.name] += wanted
+        self._waiting_tokens += tokens
+        return Reservation(self, tier.name, prompt_tokens)
+
+    def check_open(self) -> None:
+        """Raise the refusal of a gateway that is shutting down."""
+        if self.draining:
+            raise ApiError(
+                Problem.DRAINING,
+                "This server is shutting down and takes no new requests.",
+                retry_after_ms=DRAINING_HINT_MS,
+            )
+
+    def leave(self, tier: str, prompt_tokens: int, *, served: bool) -> None:
+        """One place becomes free; called by `Reservation` only."""
+        self._waiting[tier] -= 1
+        self._waiting_tokens -= prompt_tokens
+        assert self._waiting[tier] >= 0, f"tier {tier}: more left than came"
+        assert self._waiting_tokens >= 0
+        if served:
+            self._rates.setdefault(tier, DrainRate()).note(self._clock.now_ns())
+
+    def hint_ms(self, tier: str) -> int:
+        """Return when a request of `tier` should come back: its queue over its rate, in steps."""
+        rate = self._rates.get(tier)
+        per_second = rate.per_second(self._clock.now_ns()) if rate is not None else None
+        if per_second is None:
+            return step_hint_ms(COLD_HINT_S)
+        return step_hint_ms((self._waiting[tier] + 1) / per_second)
+
+    def _refusal(self, problem: Problem, tier: str, message: str) -> ApiError:
+        return ApiError(
+            problem,
+            f"{message} Please retry after the time in the 'retry-after' header.",
+            retry_after_ms=self.hint_ms(tier),
+        )

@@ -1,0 +1,351 @@
+"""One HTTP answer in the making: its seats in the engine, its choices, how it ends; no bytes here.
+
+An answer holds one engine request per choice. However it ends (done, refused, client gone, cut by
+the gateway), `close` gives every seat back. It is ended from outside in two ways only: `leave`,
+when the client is gone and nobody listens, and `cut`, when the gateway ends it with an error that
+the client is told. Both abort in the engine; the last events then wake whoever writes the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
+from engine.core.request import FinishReason
+from engine.core.stats import RequestStats, TokenEvent
+from engine.serving.client import EngineClient, TokenStream
+from gateway.admission import Admission, Reservation
+from gateway.completion import Delta, FinishedChoice, TokenLogprob, Usage
+from gateway.errors import ApiError, Problem, bad_value
+from gateway.metering import Meter
+from gateway.plan import Plan
+from gateway.stopwatch import Stopwatch
+from gateway.text import TextCodec
+
+if TYPE_CHECKING:
+    from engine.model.stop_strings import OutputText
+
+ENGINE_HINT_MS = 2000
+
+
+class Choice:
+    """One choice: from token events to deltas of text, up to its finish reason."""
+
+    __slots__ = (
+        "_codec",
+        "_logprobs",
+        "_num_shown",
+        "_offset",
+        "_output",
+        "_plan",
+        "_texts",
+        "_unsent",
+        "finish_reason",
+        "has_begun",
+        "index",
+        "num_answer_tokens",
+        "request_id",
+        "stats",
+        "stopwatch",
+        "stream",
+    )
+
+    def __init__(
+        self, plan: Plan, index: int, codec: TextCodec, output: OutputText, stopwatch: Stopwatch
+    ) -> None:
+        self._plan = plan
+        self._codec = codec
+        self._output = output
+        self._texts: list[str] = []
+        self._offset = 0
+        self._logprobs: list[TokenLogprob] = []
+        self._unsent: list[TokenLogprob] = []
+        self._num_shown = 0
+        self.index = index
+        self.request_id = plan.engine_id(index)
+        self.stopwatch = stopwatch
+        self.stream: TokenStream | None = None
+        self.has_begun = False
+        self.finish_reason: str | None = None
+        self.num_answer_tokens = 0
+        self.stats: RequestStats | None = None
+        self._echo()
+
+    def _echo(self) -> None:
+        """Put the prompt in front, where it was asked for; its tokens have no log probabilities."""
+        if self._plan.wants_logprobs and self._plan.echo:
+            prompt = self._plan.prompt_of(self.index)
+            self._unsent += [TokenLogprob(self._codec.token(t), None) for t in prompt]
+
+    def opening(self) -> list[Delta]:
+        """Return the echoed prompt as the first delta, if there is one."""
+        text = self._plan.echo_of(self.index)
+        return [self._delta(text)] if text else []
+
+    def take(self, events: Sequence[TokenEvent]) -> tuple[list[Delta], int]:
+        """Return the deltas of these events, and how many tokens stand behind their text."""
+        deltas: list[Delta] = []
+        num_tokens = 0
+        for event in events:
+            if event.token_id is not None and self.finish_reason is None:
+                text = self._take_token(event, event.token_id)
+                if text:
+                    num_tokens += self.num_answer_tokens - self._num_shown
+                    self._num_shown = self.num_answer_tokens
+                    deltas.append(self._delta(text))
+            if event.finish_reason is not None:
+                self.stats = event.stats
+                deltas += self._end(event.finish_reason)
+        return deltas, num_tokens
+
+    def _take_token(self, event: TokenEvent, token_id: int) -> str:
+        ends_here = event.finish_reason is FinishReason.STOP
+        self.num_answer_tokens += 1
+        if ends_here and token_id in self._plan.sampling.stop_token_ids:
+            return ""  # the end token counts, but is no text
+        if self._plan.wants_logprobs:
+            self._unsent.append(self._logprob(event, token_id))
+        piece = self._output.push((token_id,))
+        if piece.finished:
+            self.finish_reason = FinishReason.STOP.value
+        return piece.text
+
+    def _end(self, reason: FinishReason) -> list[Delta]:
+        """Return what was held back, and the chunk that names the finish reason."""
+        deltas: list[Delta] = []
+        if self.finish_reason is None and reason in (FinishReason.STOP, FinishReason.LENGTH):
+            text = self._output.flush().text
+            self.finish_reason = reason.value
+            if text:
+                deltas.append(self._delta(text))
+        if self.finish_reason is not None:
+            deltas.append(self.ending())
+        return deltas
+
+    def ending(self) -> Delta:
+        """Return the delta that ends the choice, with log probabilities that have had no text."""
+        return self._delta("", self.finish_reason)
+
+    def _delta(self, text: str, finish_reason: str | None = None) -> Delta:
+        logprobs: tuple[TokenLogprob, ...] | None = None
+        if self._plan.wants_logprobs and (self._unsent or finish_reason is None):
+            logprobs = tuple(self._unsent)
+            self._logprobs += self._unsent
+            self._unsent = []
+        delta = Delta(self.index, text, self._offset, logprobs, finish_reason)
+        self._offset += len(text)
+        self._texts.append(text)
+        return delta
+
+    def _logprob(self, event: TokenEvent, token_id: int) -> TokenLogprob:
+        token = self._codec.token
+        top = tuple((token(one.token_id), one.logprob) for one in event.top)
+        return TokenLogprob(token(token_id), event.logprob, top)
+
+    def finished(self) -> FinishedChoice:
+        """Return the whole choice."""
+        assert self.finish_reason is not None
+        logprobs = tuple(self._logprobs) if self._plan.wants_logprobs else None
+        return FinishedChoice(self.index, "".join(self._texts), self.finish_reason, logprobs)
+
+
+class Answer:
+    """The seats and choices of one request; `open` takes them, `close` gives back what is left."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        codec: TextCodec,
+        engine: EngineClient,
+        admission: Admission,
+        meter: Meter,
+    ) -> None:
+        self.plan = plan
+        self._codec = codec
+        self._engine = engine
+        self._admission = admission
+        self._meter = meter
+        self._reservation: Reservation | None = None
+        self.choices: list[Choice] = []
+        self.client_left = False
+        self.left_ns: int | None = None
+        self.cut_by: ApiError | None = None
+        self.is_done = False
+        self.writing_since_ns: int | None = None
+        self.drop_connection: Callable[[], None] | None = None
+
+    def open(self) -> None:
+        """Take places in the queue, then seats in the engine: all or none; raises ApiError."""
+        plan = self.plan
+        if plan.sampling.max_tokens == 0:
+            self.choices = [self._choice(index) for index in range(plan.num_choices)]
+            return
+        if not self._engine.ready:
+            raise engine_unavailable()
+        lengths = [len(plan.prompt_of(index)) for index in range(plan.num_choices)]
+        self._reservation = self._admission.admit(plan.tier, lengths)
+        for index in range(plan.num_choices):
+            choice = self._choice(index)
+            self._meter.open(choice.request_id, plan.usage_context(index, choice.stopwatch))
+            try:
+                choice.stream = self._engine.submit(plan.order(index))
+            except (EngineUnavailable, RequestRefused):
+                self._meter.forget(choice.request_id)
+                raise engine_unavailable() from None
+            self.choices.append(choice)
+
+    def _choice(self, index: int) -> Choice:
+        plan = self.plan
+        stopwatch = Stopwatch(plan.arrival_ns, len(plan.prompt_of(index)), plan.slo)
+        return Choice(plan, index, self._codec, self._codec.output(plan.stops), stopwatch)
+
+    async def deltas(self) -> AsyncGenerator[tuple[Choice, list[Delta], int]]:
+        """Yield (choice, its new deltas, tokens behind them) until every choice has ended.
+
+        Raises the ApiError that ends the answer; simply ends when the client has left.
+        """
+        if self.plan.sampling.max_tokens == 0:
+            for choice in self.choices:
+                choice.finish_reason = FinishReason.LENGTH.value
+                yield choice, [*choice.opening(), choice.ending()], 0
+            return
+        async with aclosing(self._events()) as all_events:
+            async for choice, events in all_events:
+                had_ended = choice.finish_reason is not None
+                deltas, num_tokens = self._take(choice, events)
+                if choice.finish_reason is not None and choice.stats is None and not had_ended:
+                    # A stop string was found here: the engine does not know of it yet.
+                    self._engine.stop(choice.request_id, choice.num_answer_tokens)
+                if deltas:
+                    yield choice, deltas, num_tokens
+                if choice.finish_reason is None and events[-1].finish_reason is not None:
+                    if self.client_left:
+                        return
+                    raise self.cut_by or self._failure(events[-1])
+
+    def _take(self, choice: Choice, events: list[TokenEvent]) -> tuple[list[Delta], int]:
+        if choice.has_begun or events[0].token_id is None:
+            return choice.take(events)
+        choice.has_begun = True
+        if self._reservation is not None:
+            self._reservation.first_token(choice.index)
+        opening = choice.opening()
+        deltas, num_tokens = choice.take(events)
+        return [*opening, *deltas], num_tokens
+
+    def _failure(self, event: TokenEvent) -> ApiError:
+        detail = event.stats.detail if event.stats is not None else ""
+        if event.finish_reason is FinishReason.EXPIRED:
+            return deadline_exceeded()
+        if event.finish_reason is FinishReason.REJECTED:
+            return self._refusal(detail)
+        if not self._engine.ready:
+            return engine_unavailable()
+        return ApiError(Problem.ENGINE_FAILED, "The engine could not finish this request.")
+
+    def _refusal(self, detail: str) -> ApiError:
+        """Return the answer to a refusal by the engine, whose detail begins with its reason."""
+        reason = detail.partition(":")[0]
+        if reason == RefusalReason.DRAINING:
+            return ApiError(Problem.DRAINING, "The engine is shutting down.", retry_after_ms=1000)
+        if reason in (RefusalReason.NEVER_FITS, RefusalReason.EMPTY_PROMPT):
+            return bad_value(None, "This request can never be served: it is empty or too long.")
+        return ApiError(
+            Problem.SATURATED,
+            "The engine's queue is full. Please retry.",
+            retry_after_ms=self._admission.hint_ms(self.plan.tier.name),
+        )
+
+    async def _events(self) -> AsyncGenerator[tuple[Choice, list[TokenEvent]]]:
+        """Yield each choice's events as they come, until all streams have ended."""
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            assert choice.stream is not None
+            while events := await choice.stream.next_events():
+                yield choice, events
+            return
+        waiting: dict[asyncio.Task[list[TokenEvent]], Choice] = {}
+        try:
+            for choice in self.choices:
+                waiting[_next(choice)] = choice
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda t: waiting[t].index):
+                    choice = waiting.pop(task)
+                    if events := task.result():
+                        waiting[_next(choice)] = choice
+                        yield choice, events
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def usage(self) -> Usage:
+        """Return the counts to tell the client; a prompt counts once for all its choices."""
+        per_prompt = self.plan.choices_per_prompt
+        cached = sum(
+            c.stats.num_cached_tokens
+            for c in self.choices
+            if c.stats is not None and c.index % per_prompt == 0
+        )
+        return Usage(
+            prompt_tokens=sum(len(prompt) for prompt in self.plan.prompts),
+            completion_tokens=sum(
+                c.num_answer_tokens if c.stats is None else c.stats.num_output_tokens
+                for c in self.choices
+            ),
+            cached_tokens=cached,
+        )
+
+    def leave(self, now_ns: int) -> None:
+        """The client is gone: free its seats. Harmless when repeated, or after the end."""
+        if self.is_done or self.client_left:
+            return
+        self.client_left = True
+        self.left_ns = now_ns
+        self._abort()
+
+    def cut(self, error: ApiError) -> None:
+        """End the answer with an error that the client is told."""
+        if self.is_done or self.client_left or self.cut_by is not None:
+            return
+        self.cut_by = error
+        self._abort()
+
+    def _abort(self) -> None:
+        for choice in self.choices:
+            if choice.stream is not None and choice.stats is None:
+                self._engine.abort(choice.request_id)
+
+    def close(self) -> None:
+        """Give back every seat and place; the one way out, whatever happened."""
+        self.is_done = True
+        self._abort()
+        if self._reservation is not None:
+            self._reservation.release()
+
+
+def _next(choice: Choice) -> asyncio.Task[list[TokenEvent]]:
+    assert choice.stream is not None
+    return asyncio.create_task(_next_events(choice.stream))
+
+
+async def _next_events(stream: TokenStream) -> list[TokenEvent]:
+    return await stream.next_events()
+
+
+def engine_unavailable() -> ApiError:
+    """Return the error of a request that came while no engine answers."""
+    return ApiError(
+        Problem.ENGINE_UNAVAILABLE,
+        "The engine is starting or restarting. Please retry.",
+        retry_after_ms=ENGINE_HINT_MS,
+    )
+
+
+def deadline_exceeded() -> ApiError:
+    """Return the error of an answer that took longer than any answer may."""
+    return ApiError(Problem.DEADLINE, "The answer took longer than this server allows.")

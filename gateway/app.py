@@ -1,0 +1,213 @@
+"""Builds the gateway: every object once, wired by hand; the lifespan starts and drains it.
+
+The ledger is opened by the caller, so that what is wrong with it can be told in one line before
+anything is served. The engine is started by the lifespan but not waited for: a gateway that is
+loading its model already answers health checks, and says so on readiness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Lifespan
+
+from engine.core.clock import Clock, MonotonicClock, utc_now
+from engine.core.errors import EngineError
+from engine.serving.client import EngineClient
+from gateway.admission import Admission
+from gateway.auth import Authenticator
+from gateway.background import Background
+from gateway.edge import REQUEST_ID, Edge
+from gateway.errors import ApiError, Problem
+from gateway.gauges import observe
+from gateway.ledger import Ledger
+from gateway.live import STALL_S, LiveAnswers
+from gateway.metering import Meter
+from gateway.routes import admin, health, inference, models
+from gateway.services import LoadCodec, ModelHost, Services, TierTable
+from gateway.settings import Settings
+from gateway.spool import Spool
+from gateway.telemetry import Telemetry
+from gateway.text import load_codec
+from tenants.errors import LedgerError
+from tenants.values import TierRecord
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 0.25
+LAST_USED_S = 10.0
+FLUSH_LIMIT_S = 10.0
+EngineFailed = Callable[[EngineError], None]
+
+
+def create_app(
+    settings: Settings,
+    engine: EngineClient,
+    ledger: Ledger,
+    tiers: Sequence[TierRecord],
+    *,
+    admin_token: str | None = None,
+    clock: Clock | None = None,
+    load: LoadCodec = load_codec,
+    stall_s: float = STALL_S,
+    on_engine_failed: EngineFailed | None = None,
+) -> FastAPI:
+    """Return the gateway as an ASGI application; inside an event loop.
+
+    `tiers` are those of the ledger at start-up. `on_engine_failed` hears when the engine cannot be
+    started at all.
+    """
+    services = build_services(
+        settings, engine, ledger, tiers, admin_token, clock or MonotonicClock(), load, stall_s
+    )
+    app = FastAPI(
+        title="Tiergate",
+        lifespan=_lifespan(services, on_engine_failed),
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.services = services
+    app.add_middleware(Edge, clock=services.clock)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unforeseen)
+    for room in (inference, models, health, admin):
+        app.include_router(room.router)
+    return app
+
+
+def build_services(
+    settings: Settings,
+    engine: EngineClient,
+    ledger: Ledger,
+    tiers: Sequence[TierRecord],
+    admin_token: str | None,
+    clock: Clock,
+    load: LoadCodec,
+    stall_s: float,
+) -> Services:
+    """Return all parts, wired to each other; nothing runs yet."""
+    telemetry = Telemetry(tiers)
+    meter = Meter(
+        ledger.database,
+        Spool(settings.data_dir / "spool"),
+        max_buffer=settings.usage_buffer,
+        flush_s=settings.usage_flush_s,
+    )
+    engine.add_finish_listener(meter.on_finish)
+    engine.add_finish_listener(telemetry.on_finish)
+    services = Services(
+        settings=settings,
+        clock=clock,
+        ledger=ledger,
+        tiers=TierTable(tuple(tiers)),
+        host=ModelHost(engine, load, clock),
+        auth=Authenticator(
+            ledger.repository,
+            clock,
+            salt_secret=ledger.pepper.secret,
+            ttl_s=settings.key_cache_ttl_s,
+            size=settings.key_cache_size,
+        ),
+        admission=Admission(
+            clock,
+            max_queue=settings.max_queue,
+            max_queue_prompt_tokens=settings.max_queue_prompt_tokens,
+        ),
+        meter=meter,
+        telemetry=telemetry,
+        live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
+        background=Background(),
+        admin_token=admin_token,
+    )
+    observe(services)
+    return services
+
+
+def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        background = services.background
+        background.every("sweep", SWEEP_S, _sweep(services))
+        background.every("keys", services.settings.key_poll_s, _poll_keys(services))
+        background.every("last-used", LAST_USED_S, services.auth.write_last_used)
+        writer = background.start("usage", services.meter.run())
+        background.start("engine", _start_engine(services, on_failed))
+        try:
+            yield
+        finally:
+            services.admission.draining = True
+            await services.host.close()
+            services.meter.close()
+            # A writer that a dead database holds is cancelled below, and then writes to disk.
+            await asyncio.wait([writer], timeout=FLUSH_LIMIT_S)
+            await services.auth.write_last_used()
+            await background.stop()
+            await asyncio.to_thread(services.telemetry.close)
+
+    return lifespan
+
+
+async def _start_engine(services: Services, on_failed: EngineFailed | None) -> None:
+    try:
+        await services.host.start()
+    except EngineError as error:
+        if on_failed is None:
+            raise
+        on_failed(error)
+
+
+def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def sweep() -> None:
+        services.live.sweep(utc_now())
+        services.host.look()
+
+    return sweep
+
+
+def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def poll() -> None:
+        try:
+            if await services.auth.poll():
+                await services.live.recheck_keys(services.auth.still_opens)
+                services.tiers.current = tuple(await services.ledger.repository.list_tiers())
+        except LedgerError as error:
+            logger.warning("key changes cannot be seen: %s", error)
+
+    return poll
+
+
+async def _api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Give what the router itself refuses (no such path, wrong method) the one shape."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == Problem.METHOD.value.status:
+        problem, message = Problem.METHOD, "This path does not take that method."
+    elif error.status_code == Problem.NOT_FOUND.value.status:
+        problem, message = Problem.NOT_FOUND, "There is no such path here."
+    else:
+        problem, message = Problem.BAD_REQUEST, "This request cannot be taken."
+    return ApiError(problem, message, headers=error.headers).response()
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """A fault of ours: the client learns that it is one, and the id to report, and nothing else."""
+    request_id = str(request.scope.get("state", {}).get("request_id", ""))
+    logger.error("request %s failed: %s", request_id, type(error).__name__, exc_info=error)
+    response = ApiError(
+        Problem.INTERNAL, f"An internal error occurred (request {request_id})."
+    ).response()
+    response.headers[REQUEST_ID] = request_id
+    return response

@@ -1,0 +1,257 @@
+"""Runs a gateway from settings until a stop signal; it wires nothing inside the gateway itself.
+
+Whatever can be told to be wrong is told before the model is loaded, in the order of what it costs
+to find out: settings, model, port, admin token, database. Each fault is one line on stderr and exit
+code 2. A first stop signal drains: readiness falls, new requests are refused, running answers may
+finish. A second one ends them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+from pathlib import Path
+from socket import socket
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from engine.core.errors import EngineError
+from engine.serving.config import EngineConfig
+from engine.serving.process import EngineProcess
+from gateway import logging as gateway_logging
+from gateway.admin_token import admin_token_file, find_admin_token
+from gateway.app import create_app
+from gateway.cli.banner import print_banner
+from gateway.cli.checks import State, check_model
+from gateway.cli.output import CommandError, note
+from gateway.demo import demo_keys_file, ensure_demo
+from gateway.ledger import Ledger, ledger
+from gateway.private_file import write_private
+from gateway.server import Server, listen, server_config
+from gateway.services import Services
+from gateway.settings import Settings, SettingsError, unknown_variables
+
+GIB = 2**30
+OPEN_FILES = 65_536
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a stop signal; return the exit code. Raises CommandError or LedgerError."""
+    gateway_logging.set_up(settings.log_level)
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Gateway(settings).run())
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Return what the engine's process is told."""
+    memory = settings.kv_cache_gib
+    config = EngineConfig(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        policy=settings.policy,
+        threads=settings.threads,
+        max_model_len=settings.max_model_len,
+        max_batch_requests=settings.max_running,
+        kv_cache_bytes=None if memory is None else int(memory * GIB),
+        # The door's own bounds come first; these only catch what they should have caught.
+        max_waiting_requests=settings.max_queue + settings.max_running,
+        max_waiting_prompt_tokens=2 * settings.max_queue_prompt_tokens,
+    )
+    if settings.max_batch_tokens is None:
+        return config
+    return dataclasses.replace(config, max_batch_tokens=settings.max_batch_tokens)
+
+
+def raise_file_limit() -> None:
+    """Let this process hold as many connections as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, OPEN_FILES) if hard != resource.RLIM_INFINITY else OPEN_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Loading:
+    """Shows how loading goes: a bar on a terminal, a line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        if console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+
+    def show(self, stage: str, fraction: float) -> None:
+        """Show that loading has come to `fraction` (0 to 1) of `stage`."""
+        if self._bar is None:
+            if stage != self._stage:
+                note(f"loading: {stage}")
+        elif self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(stage, total=1.0)
+        else:
+            self._bar.update(self._task, description=stage, completed=fraction)
+        self._stage = stage
+
+    def end(self) -> None:
+        """Show nothing any more."""
+        if self._bar is not None and self._task is not None:
+            self._bar.stop()
+
+
+class Gateway:
+    """One run of a gateway: checks, port, ledger, engine, server, drain."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._hurry = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._engine_error: EngineError | None = None
+        self._loading = Loading()
+
+    async def run(self) -> int:
+        """Serve until a stop signal; return the exit code."""
+        settings = self._settings
+        for name in unknown_variables():
+            note(f"warning: {name} is not a setting and has no effect")
+        model = check_model(settings)
+        if model.state is State.FAIL:
+            raise CommandError(f"{model.found}; {model.advice}")
+        with self._listen() as bound:
+            self._prepare_files()
+            try:
+                token = find_admin_token(settings)
+            except SettingsError as error:
+                raise CommandError(str(error)) from None
+            self._settings = settings.model_copy(update={"port": bound.getsockname()[1]})
+            async with ledger(settings, note) as opened:
+                await opened.database.check_writable()
+                keys = await self._demo_keys(opened)
+                await self._serve(bound, opened, token, keys)
+        if self._engine_error is not None:
+            raise self._engine_error
+        return 0
+
+    def _listen(self) -> socket:
+        settings = self._settings
+        try:
+            return listen(settings.host, settings.port)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CommandError(
+                f"cannot listen on {settings.host}:{settings.port}: {reason}"
+            ) from None
+
+    def _prepare_files(self) -> None:
+        settings = self._settings
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if settings.ready_file is not None:
+                settings.ready_file.unlink(missing_ok=True)
+                settings.ready_file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"cannot use {error.filename}: {error.strerror}") from None
+
+    async def _demo_keys(self, opened: Ledger) -> dict[str, str]:
+        if not self._settings.demo:
+            return {}
+        try:
+            keys = await ensure_demo(opened, self._settings.data_dir)
+        except OSError as error:
+            raise CommandError(
+                f"the demo keys cannot be kept in {demo_keys_file(self._settings.data_dir)}: "
+                f"{error.strerror}"
+            ) from None
+        if not keys:
+            note("--demo: this database has tenants of its own; no demo tenants were made")
+        return keys
+
+    async def _serve(self, bound: socket, opened: Ledger, token: str, keys: dict[str, str]) -> None:
+        settings = self._settings
+        engine = EngineProcess(engine_config(settings), on_progress=self._loading.show)
+        tiers = await opened.repository.list_tiers()
+        app = create_app(
+            settings,
+            engine,
+            opened,
+            tiers,
+            admin_token=token,
+            on_engine_failed=self._on_engine_failed,
+        )
+        server = Server(server_config(app), self._on_signal)
+        server.loop = asyncio.get_running_loop()
+        services: Services = app.state.services
+        serving = asyncio.create_task(server.serve(sockets=[bound]))
+        stopping = asyncio.create_task(self._stopping.wait())
+        started = asyncio.create_task(services.host.started.wait())
+        try:
+            await asyncio.wait((serving, stopping, started), return_when=asyncio.FIRST_COMPLETED)
+            self._loading.end()
+            if started.done() and not self._stopping.is_set():
+                self._announce(services, token, keys)
+                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(services)
+        finally:
+            self._loading.end()
+            server.should_exit = True
+            for task in (stopping, started):
+                task.cancel()
+            await asyncio.gather(stopping, started, return_exceptions=True)
+            await serving
+            self._remove_ready_file()
+
+    async def _drain(self, services: Services) -> None:
+        """Refuse what is new, let what runs finish, end the rest with an error."""
+        services.admission.draining = True
+        running = len(services.live)
+        if running:
+            note(f"draining: {running} answers are running; press Ctrl-C again to end them now")
+        cut = await services.live.drain(self._settings.drain_timeout_s, self._hurry)
+        if cut:
+            note(f"{cut} answers were ended before they were done")
+
+    def _on_signal(self, count: int) -> None:
+        self._stopping.set()
+        if count > 1:
+            self._hurry.set()
+
+    def _on_engine_failed(self, error: EngineError) -> None:
+        self._engine_error = error
+        self._stopping.set()
+
+    def _announce(self, services: Services, token: str, keys: dict[str, str]) -> None:
+        """Tell people and scripts where to go: the gateway can answer requests now."""
+        settings, info = self._settings, services.host.engine.info
+        assert info is not None
+        kept = demo_keys_file(settings.data_dir) if keys else None
+        print_banner(settings, info, token, admin_token_file(settings.data_dir), keys, kept)
+        if settings.ready_file is not None:
+            ready = {
+                "url": settings.url,
+                "admin_url": f"{settings.url}/admin",
+                "admin_token": token,
+                "keys": keys,
+                "pid": os.getpid(),
+            }
+            self._write_ready_file(settings.ready_file, json.dumps(ready, indent=2) + "\n")
+
+    def _write_ready_file(self, path: Path, text: str) -> None:
+        try:
+            write_private(path, text)
+        except OSError as error:
+            raise CommandError(f"cannot write {path}: {error.strerror}") from None
+
+    def _remove_ready_file(self) -> None:
+        if self._settings.ready_file is not None:
+            with contextlib.suppress(OSError):
+                self._settings.ready_file.unlink(missing_ok=True)

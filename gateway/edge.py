@@ -1,0 +1,79 @@
+"""The outermost layer of every request: its id, its arrival, its access line; it knows no route.
+
+A client's own `x-request-id` is kept when it is short and plain, and echoed on every response, also
+on errors. The arrival is the first byte of the request where our server stamped it
+(gateway/server.py), else the moment this layer sees the request.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.core.clock import NS_PER_MS, Clock
+from gateway.logging import FIELDS
+from gateway.streaming import EXTENSION
+
+logger = logging.getLogger("gateway.access")
+
+REQUEST_ID = "x-request-id"
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_of(headers: Headers) -> str:
+    """Return the client's request id if it is sane, else a new one."""
+    sent = headers.get(REQUEST_ID, "")
+    return sent if _SANE_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+
+
+class Edge:
+    """ASGI middleware; puts `request_id` and `arrival_ns` into the request's state."""
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request and log one line about it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        now_ns = self._clock.now_ns()
+        arrival_ns = scope.get("extensions", {}).get(EXTENSION, {}).get("arrival_ns", now_ns)
+        request_id = request_id_of(Headers(scope=scope))
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, arrival_ns=arrival_ns, log={})
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._log(scope, state, status, arrival_ns)
+
+    def _log(self, scope: Scope, state: dict[str, Any], status: int, arrival_ns: int) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        duration_ms = (self._clock.now_ns() - arrival_ns) / NS_PER_MS
+        fields = {
+            "method": scope["method"],
+            # A matched route's own pattern: a path may hold anything a stranger typed.
+            "route": getattr(scope.get("route"), "path", None),
+            "status": status,
+            "ms": round(duration_ms, 1),
+            "request_id": state["request_id"],
+            **state["log"],
+        }
+        logger.info("request", extra={FIELDS: fields})

@@ -1,0 +1,235 @@
+"""From a checked body to a `Plan`: model, tier, tokens, limits; the last step that holds nothing.
+
+Everything that can be refused for what the request itself is gets refused here, before a place in
+any queue is taken. The client's own word counts for nothing where its tenant's does: salt, weight,
+rank and objectives come from the tier's row.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+
+from engine.core.clock import NS_PER_S, Clock, utc_now
+from engine.core.request import SamplingParams
+from engine.serving.client import EngineInfo
+from gateway.completion import ChatShape, Heading, Shape, TextShape
+from gateway.errors import ApiError, Problem, bad_value
+from gateway.plan import Plan
+from gateway.principal import (
+    DEFAULT,
+    SERVICE_TIERS,
+    Principal,
+    service_tier_name,
+    slo_of,
+)
+from gateway.schemas import ChatBody, CompletionBody, SamplingBody
+from gateway.text import TextCodec
+from tenants.values import TierRecord
+
+CHAT, TEXT = ChatShape(), TextShape()
+_MAX_SEED = 2**63
+
+
+def require_model(model: str, principal: Principal, info: EngineInfo) -> None:
+    """Raise unless this is the model served and the key may use it."""
+    if not principal.allows(model):
+        raise ApiError(
+            Problem.MODEL_FORBIDDEN, "This key may not use the model asked for.", param="model"
+        )
+    if model != info.model:
+        raise ApiError(
+            Problem.MODEL_UNKNOWN,
+            f"There is no such model here; this server has '{info.model}'.",
+            param="model",
+        )
+
+
+def choose_tier(
+    wanted: str | None, principal: Principal, tiers: Sequence[TierRecord]
+) -> TierRecord:
+    """Return the tier to serve in: the key's own, or a lower one that was asked for.
+
+    `default` means the ordinary class, so a key below it is served in its own tier; asking for
+    `priority` without being entitled to it is refused, never silently served as less.
+    """
+    own = principal.tier
+    if wanted in (None, "auto"):
+        return own
+    assert wanted is not None
+    own_name = service_tier_name(own)
+    if wanted == own_name:
+        return own
+    if SERVICE_TIERS.index(wanted) < SERVICE_TIERS.index(own_name):
+        if wanted == DEFAULT:
+            return own
+        raise ApiError(
+            Problem.TIER_FORBIDDEN,
+            "This key is not entitled to the service tier asked for.",
+            param="service_tier",
+        )
+    lower = [t for t in tiers if t.rank > own.rank and service_tier_name(t) == wanted]
+    if not lower:
+        raise ApiError(
+            Problem.UNSUPPORTED,
+            "This server does not offer the service tier asked for.",
+            param="service_tier",
+        )
+    return min(lower, key=lambda tier: (tier.rank, tier.name))
+
+
+def context_limit(info: EngineInfo) -> int:
+    """Return how many tokens of prompt and answer one request may reach."""
+    return min(info.max_model_len, info.num_blocks * info.block_size)
+
+
+def output_limit(asked: int | None, longest_prompt: int, tier: TierRecord, info: EngineInfo) -> int:
+    """Return max_tokens: what was asked for, or else what fits; raises where neither does."""
+    limit = context_limit(info)
+    room = limit - longest_prompt
+    cap = tier.max_output_tokens
+    if asked is None:
+        if room < 1:
+            raise _too_long(longest_prompt, 1, limit)
+        return room if cap is None else min(room, cap)
+    if cap is not None and asked > cap:
+        raise bad_value("max_tokens", f"At most {cap} tokens can be asked for in your tier.")
+    if asked > room:
+        raise _too_long(longest_prompt, asked, limit)
+    return asked
+
+
+def _too_long(prompt_tokens: int, max_tokens: int, limit: int) -> ApiError:
+    return ApiError(
+        Problem.TOO_LONG,
+        f"This model's context is {limit} tokens, but {prompt_tokens + max_tokens} are needed: "
+        f"{prompt_tokens} in the prompt and {max_tokens} for the answer.",
+        param="messages",
+    )
+
+
+def sampling_of(
+    body: SamplingBody, max_tokens: int, num_logprobs: int | None, codec: TextCodec
+) -> SamplingParams:
+    """Return how tokens are drawn, defaults filled in; a seed is drawn where none was sent."""
+    stop_ids = set(body.stop_token_ids or ())
+    if not body.ignore_eos:
+        stop_ids |= set(codec.end_token_ids)
+    min_tokens = body.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise bad_value("min_tokens", f"'min_tokens' is above the limit of {max_tokens} tokens.")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        seed=secrets.randbelow(_MAX_SEED) if body.seed is None else body.seed % _MAX_SEED,
+        min_tokens=min_tokens,
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        top_k=max(body.top_k or 0, 0),
+        min_p=_or(body.min_p, 0.0),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        logit_bias=_logit_bias(body.logit_bias or {}, codec.vocab_size),
+        stop_token_ids=tuple(sorted(stop_ids)),
+        logprobs=num_logprobs,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _logit_bias(biases: dict[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """Return the biases by token id; a bias of zero does nothing, so its key is not looked at."""
+    found: list[tuple[int, float]] = []
+    for key, bias in biases.items():
+        if bias == 0:
+            continue
+        # Longer digit strings than any id has would only cost time to parse.
+        token_id = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else -1
+        if not 0 <= token_id < vocab_size:
+            raise bad_value(
+                "logit_bias", f"The keys of 'logit_bias' are token ids below {vocab_size}."
+            )
+        found.append((token_id, bias))
+    return tuple(sorted(found))
+
+
+class Encoder:
+    """Makes plans for one engine's model. `arrival_ns` is when the request's first byte came."""
+
+    def __init__(self, codec: TextCodec, info: EngineInfo, clock: Clock, fingerprint: str) -> None:
+        self.codec = codec
+        self._info = info
+        self._clock = clock
+        self._fingerprint = fingerprint
+
+    async def chat(
+        self, body: ChatBody, principal: Principal, tiers: Sequence[TierRecord], arrival_ns: int
+    ) -> Plan:
+        """Return the plan of a chat completion; raises ApiError."""
+        require_model(body.model, principal, self._info)
+        tier = choose_tier(body.service_tier, principal, tiers)
+        prompt = await self.codec.encode_chat(body.messages)
+        return self._plan(body, CHAT, principal, tier, [prompt], arrival_ns)
+
+    async def completion(
+        self,
+        body: CompletionBody,
+        principal: Principal,
+        tiers: Sequence[TierRecord],
+        arrival_ns: int,
+    ) -> Plan:
+        """Return the plan of a completion; raises ApiError."""
+        require_model(body.model, principal, self._info)
+        tier = choose_tier(body.service_tier, principal, tiers)
+        asked = body.prompts
+        prompts = await self.codec.encode_prompts(asked)
+        echoes = tuple(
+            text if isinstance(text, str) else self.codec.decode(tokens)
+            for text, tokens in zip(asked, prompts, strict=True)
+        )
+        return self._plan(
+            body, TEXT, principal, tier, prompts, arrival_ns, echoes if body.echo else ()
+        )
+
+    def _plan(
+        self,
+        body: ChatBody | CompletionBody,
+        shape: Shape,
+        principal: Principal,
+        tier: TierRecord,
+        prompts: Sequence[tuple[int, ...]],
+        arrival_ns: int,
+        echoes: tuple[str, ...] = (),
+    ) -> Plan:
+        if not all(prompts):
+            raise bad_value("prompt", "A prompt must have at least one token.")
+        longest = max(len(prompt) for prompt in prompts)
+        max_tokens = output_limit(body.output_limit, longest, tier, self._info)
+        now = utc_now()
+        waited_s = (self._clock.now_ns() - arrival_ns) / NS_PER_S
+        heading = Heading(
+            id=shape.id_prefix + secrets.token_hex(16),
+            created=int(now.timestamp()),
+            model=self._info.model,
+            service_tier=service_tier_name(tier),
+            fingerprint=self._fingerprint,
+        )
+        return Plan(
+            principal=principal,
+            tier=tier,
+            slo=slo_of(tier),
+            shape=shape,
+            heading=heading,
+            prompts=tuple(prompts),
+            sampling=sampling_of(body, max_tokens, body.num_logprobs, self.codec),
+            stops=body.stops,
+            choices_per_prompt=body.num_choices,
+            arrival_ns=arrival_ns,
+            arrival=now - timedelta(seconds=waited_s),
+            stream=bool(body.stream),
+            usage_chunk=body.wants_usage_chunk,
+            echoes=echoes,
+        )

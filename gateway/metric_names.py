@@ -1,0 +1,80 @@
+"""Every name that leaves this process as telemetry, and histogram borders; it emits nothing.
+
+The `gen_ai.*` names are those of the OpenTelemetry GenAI conventions in their state of 2026
+(status: Development); should they move, this is the only file to change. `tiergate.*` is what they
+have no word for. Durations are seconds. The tenant is always its internal id, never its name, and
+stands on no histogram.
+"""
+
+from __future__ import annotations
+
+# attributes
+TIER = "tiergate.tier"
+TENANT = "tiergate.tenant.id"
+OBJECTIVE = "tiergate.slo.objective"
+OUTCOME = "tiergate.outcome"
+TOKEN_TYPE = "gen_ai.token.type"
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+MODEL = "gen_ai.request.model"
+ERROR_TYPE = "error.type"
+STATE = "tiergate.state"
+
+# values
+PROVIDER_VALUE = "tiergate"
+OPERATION_CHAT = "chat"
+OPERATION_COMPLETION = "text_completion"
+OBJECTIVE_TTFT, OBJECTIVE_TBT, OBJECTIVE_AVAILABILITY = "ttft", "tbt", "availability"
+TOKENS_INPUT, TOKENS_CACHED, TOKENS_OUTPUT = "input", "cached_input", "output"
+OUTCOME_OK, OUTCOME_ADMITTED = "ok", "admitted"
+OUTCOME_DISCONNECTED = "client_disconnected"
+
+# the conventions' histograms (seconds)
+SERVER_DURATION = "gen_ai.server.request.duration"
+SERVER_TTFT = "gen_ai.server.time_to_first_token"
+SERVER_TPOT = "gen_ai.server.time_per_output_token"  # a mean per request; not the gaps
+
+# our own
+REQUESTS = "tiergate.requests"
+TOKENS = "tiergate.tokens"
+GAP = "tiergate.token.gap"  # the time between two tokens at the door
+QUEUE_DURATION = "tiergate.queue.duration"
+QUEUE_DEPTH = "tiergate.queue.depth"
+QUEUE_PROMPT_TOKENS = "tiergate.queue.prompt_tokens"
+ADMISSION_DECISIONS = "tiergate.admission.decisions"
+CANCEL_DURATION = "tiergate.cancel.duration"  # from the client's leaving to the seat's being free
+OPEN_ANSWERS = "tiergate.answers.open"
+SLO_REQUESTS = "tiergate.slo.requests"  # per tenant
+SLO_VIOLATIONS = "tiergate.slo.violations"
+TIER_SLO_REQUESTS = "tiergate.tier.slo.requests"  # bounded by construction: for alerts
+TIER_SLO_VIOLATIONS = "tiergate.tier.slo.violations"
+SLO_GAPS = "tiergate.slo.gaps"
+SLO_GAP_VIOLATIONS = "tiergate.slo.gap.violations"
+SLO_THRESHOLD = "tiergate.slo.threshold"
+ENGINE_UP = "tiergate.engine.up"
+ENGINE_RESTARTS = "tiergate.engine.restarts"
+ENGINE_REQUESTS = "tiergate.engine.requests"  # by tiergate.state: waiting, running, parked
+ENGINE_PREEMPTIONS = "tiergate.engine.preemptions"
+ENGINE_STEPS = "tiergate.engine.steps"
+KV_BLOCKS = "tiergate.kv.blocks"  # by tiergate.state: used, free
+USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
+USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
+
+# Under these names dashboards, autoscalers and endpoint pickers made for vLLM work unchanged.
+VLLM_WAITING = "vllm:num_requests_waiting"
+VLLM_RUNNING = "vllm:num_requests_running"
+VLLM_KV_USE = "vllm:kv_cache_usage_perc"
+
+# Borders in seconds. Every tier's objective is added, so that a share can be read off exactly.
+DURATION_BORDERS = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+)  # fmt: skip
+TTFT_BORDERS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.75,
+    1.0, 1.5, 2.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+# Finer at the low end than the conventions': a small model's tokens are milliseconds apart.
+GAP_BORDERS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)  # fmt: skip
+CANCEL_BORDERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -1,0 +1,99 @@
+"""What one request comes to, once it is understood: prompts as tokens, sampling, tier; values only.
+
+A `Plan` is made before anything is reserved or submitted, and everything later is read from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.core.request import RequestOrder, SamplingParams, Slo
+from gateway.completion import Heading, Shape
+from gateway.metering import UsageContext
+from gateway.principal import Principal
+from gateway.stopwatch import Stopwatch
+from tenants.values import TierRecord
+
+_SEED_MASK = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One request of one principal. `tier` is the one it is served in, at or below the key's own.
+
+    `prompts` are token ids; each has `choices_per_prompt` answers, and choice k belongs to prompt
+    k // choices_per_prompt. `echoes` are the prompts' texts where they are to be repeated.
+    """
+
+    principal: Principal
+    tier: TierRecord
+    slo: Slo
+    shape: Shape
+    heading: Heading
+    prompts: tuple[tuple[int, ...], ...]
+    sampling: SamplingParams
+    stops: tuple[str, ...]
+    choices_per_prompt: int
+    arrival_ns: int
+    arrival: datetime
+    stream: bool = False
+    usage_chunk: bool = False
+    echoes: tuple[str, ...] = ()
+
+    @property
+    def num_choices(self) -> int:
+        """Answers in all."""
+        return len(self.prompts) * self.choices_per_prompt
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """True where log probabilities are part of the answer."""
+        return self.sampling.logprobs is not None
+
+    @property
+    def echo(self) -> bool:
+        """True where the prompt is repeated in front of the answer."""
+        return bool(self.echoes)
+
+    def prompt_of(self, index: int) -> tuple[int, ...]:
+        """Return the prompt of a choice."""
+        return self.prompts[index // self.choices_per_prompt]
+
+    def echo_of(self, index: int) -> str:
+        """Return the text to repeat in front of a choice."""
+        return self.echoes[index // self.choices_per_prompt] if self.echoes else ""
+
+    def engine_id(self, index: int) -> str:
+        """Return the id of a choice's engine request, which is also that of its usage row."""
+        return self.heading.id if self.num_choices == 1 else f"{self.heading.id}-{index}"
+
+    def order(self, index: int) -> RequestOrder:
+        """Return what is handed to the engine for a choice; each has a seed of its own."""
+        seed = (self.sampling.seed + index) & _SEED_MASK
+        return RequestOrder(
+            id=self.engine_id(index),
+            prompt=self.prompt_of(index),
+            sampling=dataclasses.replace(self.sampling, seed=seed) if index else self.sampling,
+            arrival_ns=self.arrival_ns,
+            tenant=self.principal.tenant.id,
+            tier=self.tier.name,
+            cache_salt=self.principal.salt,
+            weight=self.tier.weight,
+            slo=self.slo,
+        )
+
+    def usage_context(self, index: int, stopwatch: Stopwatch) -> UsageContext:
+        """Return what the meter must know of a choice."""
+        return UsageContext(
+            tenant_id=self.principal.tenant.id,
+            key_id=self.principal.key_id,
+            tier_requested=self.principal.tier.name,
+            tier_served=self.tier.name,
+            model=self.heading.model,
+            stream=self.stream,
+            arrival=self.arrival,
+            stopwatch=stopwatch,
+            bills_prompt=index % self.choices_per_prompt == 0,
+        )

@@ -1,0 +1,110 @@
+"""What an operator may see: the engine's state as JSON, and one small page; it changes nothing.
+
+Both need the admin token, as `Authorization: Bearer tga_...` or, for a browser, as the password of
+HTTP Basic (any user name). Without an admin token these routes do not exist.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hmac
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
+
+from engine.core.clock import NS_PER_MS
+from gateway.admin_page import render_page
+from gateway.errors import ApiError, Problem
+from gateway.principal import service_tier_name
+from gateway.routes.health import judge
+from gateway.routes.json_response import json_response
+from gateway.services import Services
+from tenants.errors import LedgerError
+
+router = APIRouter()
+
+_CHALLENGE = {"www-authenticate": 'Basic realm="tiergate admin", charset="UTF-8"'}
+_PAGE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def require_admin(request: Request, services: Services) -> None:
+    """Raise unless the request carries the admin token; one answer to every failure."""
+    if services.admin_token is None:
+        raise ApiError(Problem.NOT_FOUND, "There is no such path here.")
+    given = admin_secret(request.headers.get("authorization", ""))
+    if not hmac.compare_digest(given.encode(), services.admin_token.encode()):
+        raise ApiError(
+            Problem.UNAUTHENTICATED, "The admin token is needed here.", headers=_CHALLENGE
+        )
+
+
+def admin_secret(header: str) -> str:
+    """Return the secret of a Bearer or Basic header, empty where there is none."""
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+@router.get("/admin/api/engine")
+async def engine_state(request: Request) -> Response:
+    """Return what the engine said of itself, its newest snapshot, and the door's own counts."""
+    services: Services = request.app.state.services
+    require_admin(request, services)
+    return json_response(describe(services))
+
+
+def describe(services: Services) -> dict[str, Any]:
+    """Return the gateway's state as plain values."""
+    host, admission = services.host, services.admission
+    info, snapshot = host.engine.info, host.engine.snapshot
+    missing, degraded = judge(services)
+    shown = None
+    if snapshot is not None:
+        shown = dataclasses.asdict(snapshot)
+        shown["waiting_by_tier"] = dict(snapshot.waiting_by_tier)
+        shown["running_by_tier"] = dict(snapshot.running_by_tier)
+        shown["age_ms"] = (services.clock.now_ns() - shown.pop("at_ns")) // NS_PER_MS
+    return {
+        "ready": not missing,
+        "missing": missing,
+        "degraded": degraded,
+        "restarts": host.restarts,
+        "info": None if info is None else dataclasses.asdict(info),
+        "snapshot": shown,
+        "door": {
+            "open_answers": len(services.live),
+            "waiting": admission.waiting,
+            "waiting_by_tier": admission.waiting_by_tier(),
+            "waiting_prompt_tokens": admission.waiting_prompt_tokens,
+            "max_queue": services.settings.max_queue,
+        },
+        "usage": dataclasses.asdict(services.meter.state),
+    }
+
+
+@router.get("/admin", response_class=HTMLResponse)
+async def page(request: Request) -> Response:
+    """Show the state, the tiers and the tenants on one page."""
+    services: Services = request.app.state.services
+    require_admin(request, services)
+    try:
+        tenants = await services.ledger.repository.list_tenants()
+    except LedgerError:
+        tenants = None
+    tiers = [(tier, service_tier_name(tier)) for tier in services.tiers.current]
+    html = render_page(describe(services), tiers, tenants)
+    return HTMLResponse(html, headers=_PAGE_HEADERS)

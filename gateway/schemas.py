@@ -1,0 +1,231 @@
+"""What a client may send, and how a fault in it is told; pydantic begins and ends in this file.
+
+Compatibility mode: fields of the OpenAI API that have no meaning here (`user`, `metadata`, `store`,
+`tools`, `response_format`, ...), and unknown ones, are accepted and ignored, so that SDKs that send
+every parameter work unchanged. A field that is known is checked strictly: no number in a string, no
+silent rounding. A null means the default. Fault messages name the field and the rule, never the
+value that was sent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gateway.errors import ApiError, Problem, bad_value
+
+MAX_CHOICES = 8  # of one prompt
+MAX_PROMPTS = 64  # in one completions request
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256  # characters
+MAX_LOGIT_BIAS = 1024  # entries
+MAX_TOP_LOGPROBS = 20
+MAX_MESSAGES = 4096
+MAX_TOKENS_FIELD = 2**31 - 1
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)]
+Prompt = str | list[int]
+
+
+class InputModel(BaseModel):
+    """The rules every input shares."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class StreamOptions(InputModel):
+    """How a stream is sent."""
+
+    include_usage: bool | None = None
+
+
+class SamplingBody(InputModel):
+    """The fields that both inference routes share; None stands for the default."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS_FIELD)
+    ignore_eos: bool | None = None
+    temperature: float | None = Field(None, ge=0.0, le=2.0)
+    top_p: float | None = Field(None, ge=0.0, le=1.0)
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS_FIELD)
+    min_p: float | None = Field(None, ge=0.0, le=1.0)
+    presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
+    frequency_penalty: float | None = Field(None, ge=-2.0, le=2.0)
+    repetition_penalty: float | None = Field(None, gt=0.0, le=2.0)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = Field(
+        None, max_length=MAX_LOGIT_BIAS
+    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOPS)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """Answers per prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """True where the caller asked for a last chunk with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+class ContentPart(InputModel):
+    """One part of a message; only text can be read."""
+
+    type: Annotated[str, StringConstraints(max_length=64)]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class Message(InputModel):
+    """One turn of a conversation."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+
+
+class ChatBody(SamplingBody):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    @property
+    def output_limit(self) -> int | None:
+        """The caller's limit; the newer name wins where both are sent."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to report per token, None for no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check(self) -> None:
+        """Refuse what no single field can show."""
+        if self.top_logprobs and not self.logprobs:
+            raise bad_value("top_logprobs", "'top_logprobs' needs 'logprobs': true.")
+
+
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: Any = Field(None)
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = Field(None, ge=0, le=MAX_CHOICES)
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    @property
+    def output_limit(self) -> int | None:
+        """The caller's limit."""
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to report per token, None for no log probabilities at all."""
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts, each a text or token ids; checked here because of the four forms."""
+        value = self.prompt
+        if isinstance(value, str):
+            return [value]
+        if not isinstance(value, list) or not value:
+            raise _prompt_fault()
+        if _is_token_list(value):
+            return [value]
+        if len(value) > MAX_PROMPTS:
+            raise bad_value("prompt", f"At most {MAX_PROMPTS} prompts can be sent at once.")
+        if not all(isinstance(item, str) or _is_token_list(item) for item in value):
+            raise _prompt_fault()
+        return value
+
+    def check(self) -> None:
+        """Refuse what no single field can show."""
+        if self.best_of and self.best_of != self.num_choices:
+            raise ApiError(
+                Problem.UNSUPPORTED, "'best_of' is only supported equal to 'n'.", param="best_of"
+            )
+
+
+def _is_token_list(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        # bool is an int to Python, not to JSON.
+        and all(type(item) is int and 0 <= item <= MAX_TOKENS_FIELD for item in value)
+    )
+
+
+def _prompt_fault() -> ApiError:
+    return bad_value(
+        "prompt", "'prompt' must be a string, a list of strings, token ids, or lists of token ids."
+    )
+
+
+BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
+
+
+def parse_body(raw: bytes, body_type: type[BodyT]) -> BodyT:
+    """Return the checked body; raises `ApiError` for JSON or values that cannot be taken."""
+    try:
+        decoded = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise ApiError(Problem.BAD_JSON, "The request body is not valid JSON.") from None
+    if not isinstance(decoded, dict):
+        raise ApiError(Problem.BAD_JSON, "The request body must be a JSON object.")
+    try:
+        body = body_type.model_validate(decoded)
+    except ValidationError as error:
+        raise first_fault(error) from None
+    body.check()
+    return body
+
+
+def first_fault(error: ValidationError) -> ApiError:
+    """Return the first fault in our own words: the field and the rule, never what was sent."""
+    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = _param(fault["loc"])
+    if fault["type"] == "missing":
+        return ApiError(Problem.MISSING, f"'{param}' is required.", param=param)
+    rule = str(fault["msg"])
+    return bad_value(param, f"Invalid value for '{param}': {rule[:1].lower()}{rule[1:]}.")
+
+
+def _param(loc: tuple[int | str, ...]) -> str | None:
+    """Return a path like `messages.0.role`, without union tags and keys the client made up."""
+    path: list[str] = []
+    for part in loc:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif part in KNOWN_FIELDS:
+            path.append(part)
+        else:
+            break
+    return ".".join(path) or None
+
+
+KNOWN_FIELDS = frozenset(
+    name
+    for model in (ChatBody, CompletionBody, Message, ContentPart, StreamOptions)
+    for name in model.model_fields
+)

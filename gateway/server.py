@@ -1,0 +1,130 @@
+"""The HTTP server around the application: uvicorn, with what a door of our own needs on top.
+
+A connection stamps the first byte of each request, gives a request the means to drop its
+connection, limits how long headers may take, and keeps the kernel from piling up unsent text for a
+reader that does not read. A stop signal asks for a drain; a second one ends everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from engine.core.clock import MonotonicClock
+from gateway.streaming import EXTENSION
+
+HEADER_TIMEOUT_S = 20.0
+IDLE_TIMEOUT_S = 65  # above the usual 60 s of a proxy, which must be the one to close
+MAX_CONNECTIONS = 4096
+UNSENT_BYTES = 64 * 1024
+BACKLOG = 1024
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of a client."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._clock = MonotonicClock()
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        limit_unsent(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._headers_are_here()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request has come."""
+        super().on_message_begin()
+        self._expect_headers()
+        self.scope["extensions"] = {
+            EXTENSION: {"arrival_ns": self._clock.now_ns(), "abort": self.transport.abort}
+        }
+
+    def on_headers_complete(self) -> None:
+        """All headers have come."""
+        self._headers_are_here()
+        super().on_headers_complete()
+
+    def _expect_headers(self) -> None:
+        self._headers_are_here()
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
+
+    def _headers_are_here(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def limit_unsent(transport: asyncio.Transport) -> None:
+    """Let the kernel hold little that is not sent yet: a slow reader must be felt here."""
+    held = transport.get_extra_info("socket")
+    if held is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, whose signals ask for a drain. `on_signal` hears how many there were."""
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+        self._num_signals = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a stop signal; the event loop does the rest."""
+        self._num_signals += 1
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._on_signal, self._num_signals)
+        else:
+            self.should_exit = True
+
+
+def server_config(app: Any) -> uvicorn.Config:
+    """Return how the application is served."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
+        timeout_graceful_shutdown=3,
+        backlog=BACKLOG,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound and listening socket; raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound

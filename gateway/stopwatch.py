@@ -1,0 +1,79 @@
+"""Times one answer at the door: arrival, first token, gaps; it judges lateness, it reads no clock.
+
+TTFT starts at the first byte of the request and ends when the first token with content is handed to
+the socket. A token is late by the tier's TBT mode: `gap` counts from the token before it, `stream`
+from the first token (scheduling notes, section 1). All times are nanoseconds of one clock.
+"""
+
+from __future__ import annotations
+
+from engine.core.request import Slo, TbtMode
+
+
+class Stopwatch:
+    """The times of one answer; tokens that come together share one moment.
+
+    `gaps` counts the tokens after the first, `late` those of them that came too late. With several
+    choices in one answer each choice has its own stopwatch.
+    """
+
+    __slots__ = (
+        "_slo",
+        "arrival_ns",
+        "first_ns",
+        "gaps",
+        "last_ns",
+        "late",
+        "num_prompt_tokens",
+        "worst_gap_ns",
+    )
+
+    def __init__(self, arrival_ns: int, num_prompt_tokens: int, slo: Slo) -> None:
+        self._slo = slo
+        self.arrival_ns = arrival_ns
+        self.num_prompt_tokens = num_prompt_tokens
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
+        self.gaps = 0
+        self.late = 0
+        self.worst_gap_ns = 0
+
+    def tokens(self, num_tokens: int, now_ns: int) -> int | None:
+        """Note that `num_tokens` were handed over now; return the gap before them, if any."""
+        if num_tokens <= 0:
+            return None
+        if self.first_ns is None or self.last_ns is None:
+            self.first_ns = self.last_ns = now_ns
+            self._count(num_tokens - 1, 0, now_ns)
+            return None
+        gap = now_ns - self.last_ns
+        self._count(num_tokens, gap, now_ns)
+        self.last_ns = now_ns
+        return gap
+
+    def _count(self, num_tokens: int, gap_ns: int, now_ns: int) -> None:
+        """Judge tokens that came at one moment: only the first of them waited."""
+        assert self.first_ns is not None
+        self.worst_gap_ns = max(self.worst_gap_ns, gap_ns)
+        for _ in range(num_tokens):
+            self.gaps += 1
+            if self._slo.tbt_mode is TbtMode.STREAM:
+                self.late += now_ns > self.first_ns + self.gaps * self._slo.tbt_ns
+            else:
+                self.late += gap_ns > self._slo.tbt_ns
+            gap_ns = 0
+
+    @property
+    def ttft_ns(self) -> int | None:
+        """Time to the first token; None where none came."""
+        return None if self.first_ns is None else self.first_ns - self.arrival_ns
+
+    def ttft_met_at(self, first_ns: int | None) -> bool:
+        """True where a first token at `first_ns` was in time; an answer without one missed it."""
+        due = self._slo.first_token_due_ns(self.arrival_ns, self.num_prompt_tokens)
+        return first_ns is not None and first_ns <= due
+
+    @property
+    def ttft_met(self) -> bool:
+        """True where the first token came in time."""
+        return self.ttft_met_at(self.first_ns)

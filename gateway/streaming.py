@@ -1,0 +1,203 @@
+"""Writes an answer to a client: server-sent events or one JSON body; bytes are made only here.
+
+It is raw ASGI, for two reasons: a token must cost microseconds, and the client's leaving must free
+its seats in the engine whether or not the answer is streamed, which a framework does for streams
+only. Headers are sent with the first text: until then every failure is a plain HTTP error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engine.core.clock import Clock
+from gateway import metric_names as names
+from gateway.answer import Answer, Choice
+from gateway.completion import Delta
+from gateway.errors import ApiError
+from gateway.live import LiveAnswers
+from gateway.telemetry import AnswerRecord, Telemetry
+
+EXTENSION = "tiergate"  # what gateway/server.py adds to a request's scope
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+}
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: Any) -> bytes:
+    """Return one server-sent event with a JSON value."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class AnswerResponse(Response):
+    """A response that takes its seats when it begins, and gives them back however it ends."""
+
+    def __init__(
+        self, answer: Answer, live: LiveAnswers, telemetry: Telemetry, clock: Clock
+    ) -> None:
+        super().__init__()
+        self._answer = answer
+        self._live = live
+        self._telemetry = telemetry
+        self._clock = clock
+        self._plan = answer.plan
+        self.outcome = names.OUTCOME_OK
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the answer; raises ApiError as long as nothing has been sent."""
+        answer = self._answer
+        answer.drop_connection = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
+        watcher: asyncio.Task[None] | None = None
+        self._live.add(answer)
+        try:
+            self._open()
+            watcher = asyncio.create_task(self._watch(receive))
+            if self._plan.stream:
+                await self._stream(send)
+            else:
+                await self._respond(send)
+        except ApiError as error:
+            self.outcome = error.spec.error_type
+            raise
+        except asyncio.CancelledError:
+            self.outcome = names.OUTCOME_DISCONNECTED
+            raise
+        finally:
+            answer.close()
+            self._live.remove(answer)
+            self._record()
+            if watcher is not None:
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
+
+    def _open(self) -> None:
+        tier = self._plan.tier.name
+        try:
+            self._answer.open()
+        except ApiError as error:
+            self._telemetry.admission(tier, error.spec.reason or error.spec.error_type)
+            raise
+        self._telemetry.admission(tier, names.OUTCOME_ADMITTED)
+
+    async def _watch(self, receive: Receive) -> None:
+        """Free the seats as soon as the client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._answer.leave(self._clock.now_ns())
+
+    async def _respond(self, send: Send) -> None:
+        """Wait for the whole answer and send it as one JSON body."""
+        plan, answer = self._plan, self._answer
+        async with aclosing(answer.deltas()) as deltas:
+            async for choice, _, num_tokens in deltas:
+                self._stamp(choice, num_tokens)
+        if answer.client_left:
+            self.outcome = names.OUTCOME_DISCONNECTED
+            return
+        finished = [choice.finished() for choice in answer.choices]
+        body = orjson.dumps(plan.shape.body(plan.heading, finished, answer.usage()))
+        answer.is_done = True
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        await _start(send, {**headers, "content-length": str(len(body))})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _stream(self, send: Send) -> None:
+        """Send each choice's deltas as they come, then the usage if asked for, then `[DONE]`."""
+        answer = self._answer
+        started = False
+        try:
+            async with aclosing(answer.deltas()) as deltas:
+                async for choice, parts, num_tokens in deltas:
+                    payload = b"".join(self._chunks(parts))
+                    if not started:
+                        started = True
+                        await _start(send, STREAM_HEADERS)
+                        payload = b"".join(self._openings()) + payload
+                    await self._write(send, payload)
+                    self._stamp(choice, num_tokens)
+            if answer.client_left:
+                self.outcome = names.OUTCOME_DISCONNECTED
+                return
+            last = self._usage_chunk() + DONE
+        except ApiError as error:
+            if not started:
+                raise
+            self.outcome = error.spec.error_type
+            last = event(error.body())  # and no [DONE]: this end can be told from a good one
+        answer.is_done = True
+        await self._write(send, last, more=False)
+
+    async def _write(self, send: Send, payload: bytes, *, more: bool = True) -> None:
+        self._answer.writing_since_ns = self._clock.now_ns()
+        await send({"type": "http.response.body", "body": payload, "more_body": more})
+        self._answer.writing_since_ns = None
+
+    def _openings(self) -> Iterable[bytes]:
+        for choice in self._answer.choices:
+            opening = self._plan.shape.opening(choice.index)
+            if opening is not None:
+                yield self._chunk([opening])
+
+    def _chunks(self, deltas: list[Delta]) -> Iterable[bytes]:
+        return (self._chunk([self._plan.shape.delta(delta)]) for delta in deltas)
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
+        chunk = self._plan.shape.chunk(self._plan.heading, choices)
+        if self._plan.usage_chunk:
+            chunk["usage"] = None
+        return event(chunk)
+
+    def _usage_chunk(self) -> bytes:
+        if not self._plan.usage_chunk:
+            return b""
+        chunk = self._plan.shape.chunk(self._plan.heading, [])
+        chunk["usage"] = self._answer.usage().as_dict()
+        return event(chunk)
+
+    def _stamp(self, choice: Choice, num_tokens: int) -> None:
+        """The tokens are in the socket's hands: this is the moment that counts."""
+        if not num_tokens:
+            return
+        gap_ns = choice.stopwatch.tokens(num_tokens, self._clock.now_ns())
+        if gap_ns is not None:
+            self._telemetry.gaps.record(self._plan.tier.name, gap_ns, num_tokens)
+
+    def _record(self) -> None:
+        """Tell telemetry how the answer went, in the client's eyes."""
+        now_ns, plan, answer = self._clock.now_ns(), self._plan, self._answer
+        watches = [choice.stopwatch for choice in answer.choices]
+        firsts = [watch.ttft_ns for watch in watches if watch.ttft_ns is not None]
+        longest = max(len(prompt) for prompt in plan.prompts)
+        if answer.left_ns is not None:
+            self._telemetry.cancelled(now_ns - answer.left_ns)
+        is_client_error = answer.cut_by is not None and answer.cut_by.spec.status < 500
+        self._telemetry.answered(
+            AnswerRecord(
+                operation=plan.shape.operation,
+                model=plan.heading.model,
+                tier=plan.tier.name,
+                tenant_id=plan.principal.tenant.id,
+                outcome=self.outcome,
+                duration_ns=now_ns - plan.arrival_ns,
+                ttft_ns=min(firsts, default=None),
+                ttft_met=any(watch.ttft_met for watch in watches),
+                was_due=now_ns > plan.slo.first_token_due_ns(plan.arrival_ns, longest),
+                gaps=sum(watch.gaps for watch in watches),
+                late_gaps=sum(watch.late for watch in watches),
+                is_client_error=is_client_error,
+            )
+        )
+
+
+async def _start(send: Send, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})

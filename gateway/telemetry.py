@@ -1,0 +1,253 @@
+"""Turns finished answers and the engine's records into metrics; it decides nothing, never raises.
+
+Metrics go through the OpenTelemetry SDK and are pulled in Prometheus' form from a registry of this
+object's own, so that several gateways fit into one process. Recording costs about 10 microseconds
+an instrument, so it happens once an answer; only the gaps between tokens, of which there are
+thousands a second, are counted in plain arrays.
+
+Which requests count for an objective: client errors (4xx) and clients that left before their first
+token was due never do; failures and refusals for capacity always do, as broken promises. TBT is
+judged for answers that had a first token: at most one late gap in a hundred.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as PrometheusMetric
+
+from engine.core.clock import NS_PER_MS, NS_PER_S
+from engine.core.stats import RequestStats
+from gateway import metric_names as names
+from gateway.metering import LATE_SHARE
+from tenants.values import TierRecord
+
+Reading = Callable[[], Iterable[tuple[float, dict[str, str]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One HTTP answer of an inference route, at its end. Times in nanoseconds.
+
+    `outcome` is `ok`, `client_disconnected` or an `error_type` of the table of problems;
+    `ttft_ns` is None where no token was handed over.
+    """
+
+    operation: str
+    model: str
+    tier: str
+    tenant_id: str
+    outcome: str
+    duration_ns: int
+    ttft_ns: int | None
+    ttft_met: bool
+    was_due: bool  # the first token's due time had passed when it ended
+    gaps: int
+    late_gaps: int
+    is_client_error: bool = False
+
+
+class GapHistogram:
+    """The gaps between tokens, by tier, in arrays that cost a fraction of a microsecond a token.
+
+    It is a collector of Prometheus' client, registered beside the SDK's reader.
+    """
+
+    def __init__(self, borders: Sequence[float]) -> None:
+        self._borders = tuple(borders)
+        self._borders_ns = [int(border * NS_PER_S) for border in borders]
+        self._counts: dict[str, list[int]] = {}
+        self._sums_ns: dict[str, int] = {}
+
+    def record(self, tier: str, gap_ns: int, num_tokens: int) -> None:
+        """Count one gap, and `num_tokens - 1` further tokens that came with no gap at all."""
+        counts = self._counts.get(tier)
+        if counts is None:
+            counts = self._counts[tier] = [0] * (len(self._borders) + 1)
+            self._sums_ns[tier] = 0
+        counts[bisect_left(self._borders_ns, gap_ns)] += 1
+        counts[0] += num_tokens - 1
+        self._sums_ns[tier] += gap_ns
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Yield the histogram, for the registry."""
+        family = HistogramMetricFamily(
+            names.GAP.replace(".", "_"),
+            "Time between two tokens of an answer, at the door.",
+            labels=[names.TIER.replace(".", "_")],
+            unit="seconds",
+        )
+        for tier, counts in list(self._counts.items()):
+            total, buckets = 0, []
+            for border, count in zip([*map(str, self._borders), "+Inf"], counts, strict=True):
+                total += count
+                buckets.append((border, total))
+            family.add_metric([tier], buckets, self._sums_ns[tier] / NS_PER_S)
+        yield family
+
+
+class VllmGauges:
+    """The three gauges of the model-server protocol, under the names that vLLM gave them."""
+
+    def __init__(self, read: Callable[[], tuple[float, float, float]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Yield waiting, running and the share of the KV cache in use, for the registry."""
+        waiting, running, used = self._read()
+        yield GaugeMetricFamily(names.VLLM_WAITING, "Requests that wait.", value=waiting)
+        yield GaugeMetricFamily(names.VLLM_RUNNING, "Requests that run.", value=running)
+        yield GaugeMetricFamily(names.VLLM_KV_USE, "KV cache in use, 0 to 1.", value=used)
+
+
+def with_objectives(borders: Sequence[float], objectives_ms: Iterable[int]) -> list[float]:
+    """Return `borders` with every objective among them, ascending."""
+    return sorted({*borders, *(ms / 1000 for ms in objectives_ms)})
+
+
+class Telemetry:
+    """All instruments of one gateway. `tiers` gives the objectives that become borders."""
+
+    def __init__(self, tiers: Sequence[TierRecord]) -> None:
+        self._registry = CollectorRegistry()
+        reader = PrometheusMetricReader(
+            registry=self._registry, scope_info_enabled=False, disable_target_info=True
+        )
+        self._provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+        meter = self._meter = self._provider.get_meter("tiergate")
+        ttft = with_objectives(names.TTFT_BORDERS, (tier.ttft_ms for tier in tiers))
+        self.gaps = GapHistogram(with_objectives(names.GAP_BORDERS, (t.tbt_ms for t in tiers)))
+        self._registry.register(self.gaps)
+        self._duration = _seconds(meter, names.SERVER_DURATION, names.DURATION_BORDERS)
+        self._ttft = _seconds(meter, names.SERVER_TTFT, ttft)
+        self._tpot = _seconds(meter, names.SERVER_TPOT, names.GAP_BORDERS)
+        self._queue = _seconds(meter, names.QUEUE_DURATION, ttft)
+        self._cancel = _seconds(meter, names.CANCEL_DURATION, names.CANCEL_BORDERS)
+        self._requests = meter.create_counter(names.REQUESTS, "{request}")
+        self._tokens = meter.create_counter(names.TOKENS, "{token}")
+        self._admissions = meter.create_counter(names.ADMISSION_DECISIONS, "{request}")
+        self._slo = meter.create_counter(names.SLO_REQUESTS, "{request}")
+        self._slo_bad = meter.create_counter(names.SLO_VIOLATIONS, "{request}")
+        self._tier_slo = meter.create_counter(names.TIER_SLO_REQUESTS, "{request}")
+        self._tier_slo_bad = meter.create_counter(names.TIER_SLO_VIOLATIONS, "{request}")
+        self._slo_gaps = meter.create_counter(names.SLO_GAPS, "{token}")
+        self._slo_gaps_bad = meter.create_counter(names.SLO_GAP_VIOLATIONS, "{token}")
+        self.observe(names.SLO_THRESHOLD, lambda: _thresholds(tiers), unit="s")
+
+    def observe(self, name: str, read: Reading, *, unit: str = "", monotonic: bool = False) -> None:
+        """Register a value that is read whenever metrics are; `read` gives (value, attributes)."""
+
+        def callback(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value, attributes) for value, attributes in read()]
+
+        if monotonic:
+            self._meter.create_observable_counter(name, [callback], unit)
+        else:
+            self._meter.create_observable_gauge(name, [callback], unit)
+
+    def observe_as_vllm(self, read: Callable[[], tuple[float, float, float]]) -> None:
+        """Register waiting, running and KV use under vLLM's names."""
+        self._registry.register(VllmGauges(read))
+
+    def admission(self, tier: str, outcome: str) -> None:
+        """Count one decision of the door: `admitted`, or the reason of a refusal."""
+        self._admissions.add(1, {names.TIER: tier, names.OUTCOME: outcome})
+
+    def cancelled(self, duration_ns: int) -> None:
+        """Record how long a seat stayed taken after its client had left."""
+        self._cancel.record(duration_ns / NS_PER_S)
+
+    def answered(self, record: AnswerRecord) -> None:
+        """Record one finished HTTP answer, refused ones too."""
+        tier = {names.TIER: record.tier}
+        attributes = {
+            names.OPERATION: record.operation,
+            names.PROVIDER: names.PROVIDER_VALUE,
+            names.MODEL: record.model,
+            **tier,
+        }
+        is_ok = record.outcome == names.OUTCOME_OK
+        failed = {} if is_ok else {names.ERROR_TYPE: record.outcome}
+        self._requests.add(
+            1, {names.OPERATION: record.operation, names.OUTCOME: record.outcome, **tier}
+        )
+        self._duration.record(record.duration_ns / NS_PER_S, {**attributes, **failed})
+        if is_ok and record.ttft_ns is not None:
+            self._ttft.record(record.ttft_ns / NS_PER_S, attributes)
+            if record.gaps:
+                per_token = (record.duration_ns - record.ttft_ns) / record.gaps
+                self._tpot.record(per_token / NS_PER_S, attributes)
+        self._judge(record)
+
+    def _judge(self, record: AnswerRecord) -> None:
+        if record.is_client_error:
+            return
+        has_token = record.ttft_ns is not None
+        left = record.outcome == names.OUTCOME_DISCONNECTED
+        if not left:
+            self._objective(
+                record, names.OBJECTIVE_AVAILABILITY, record.outcome != names.OUTCOME_OK
+            )
+        if has_token or not left or record.was_due:
+            self._objective(record, names.OBJECTIVE_TTFT, not (has_token and record.ttft_met))
+        if has_token:
+            late = record.late_gaps * LATE_SHARE > record.gaps
+            self._objective(record, names.OBJECTIVE_TBT, late)
+            gaps = {names.TIER: record.tier, names.TENANT: record.tenant_id}
+            self._slo_gaps.add(record.gaps, gaps)
+            self._slo_gaps_bad.add(record.late_gaps, gaps)
+
+    def _objective(self, record: AnswerRecord, objective: str, violated: bool) -> None:
+        # Zero is added too: a tenant with only violations, or none, must still have both series.
+        tier = {names.TIER: record.tier, names.OBJECTIVE: objective}
+        tenant = {**tier, names.TENANT: record.tenant_id}
+        self._slo.add(1, tenant)
+        self._slo_bad.add(int(violated), tenant)
+        self._tier_slo.add(1, tier)
+        self._tier_slo_bad.add(int(violated), tier)
+
+    def on_finish(self, stats: RequestStats) -> None:
+        """The engine's record of one request: tokens and queueing."""
+        tier = {names.TIER: stats.tier}
+        if stats.first_scheduled_ns is not None:
+            queued_ns = max(stats.first_scheduled_ns - stats.arrival_ns, 0)
+            self._queue.record(
+                queued_ns / NS_PER_S, {**tier, names.OUTCOME: stats.finish_reason.value}
+            )
+            self._tokens.add(
+                stats.num_prompt_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_INPUT}
+            )
+            self._tokens.add(
+                stats.num_cached_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_CACHED}
+            )
+        self._tokens.add(stats.num_output_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_OUTPUT})
+
+    def expose(self) -> bytes:
+        """Return everything in Prometheus' text form; takes milliseconds: call it in a thread."""
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Flush and end; blocks for at most three seconds."""
+        self._provider.shutdown(timeout_millis=3000)
+
+
+def _seconds(meter: Meter, name: str, borders: Sequence[float]) -> Histogram:
+    return meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=list(borders))
+
+
+def _thresholds(tiers: Sequence[TierRecord]) -> list[tuple[float, dict[str, str]]]:
+    return [
+        (value_ms * NS_PER_MS / NS_PER_S, {names.TIER: tier.name, names.OBJECTIVE: objective})
+        for tier in tiers
+        for objective, value_ms in (
+            (names.OBJECTIVE_TTFT, tier.ttft_ms),
+            (names.OBJECTIVE_TBT, tier.tbt_ms),
+        )
+    ]

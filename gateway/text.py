@@ -1,0 +1,138 @@
+"""Text to tokens and back for the door: the one place that loads the model's tokenizer.
+
+Encoding runs in a small pool of threads, never on the event loop, and only so many texts may wait
+for it. Decoding one token at a time is cheap and stays on the loop. What a tokenizer is, and torch,
+are not known here: `engine.model.tokenizer` is imported when a model is loaded, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.core.errors import ModelLoadError
+from gateway.completion import TokenText
+from gateway.errors import ApiError, Problem, bad_value
+from gateway.schemas import Message, Prompt
+
+if TYPE_CHECKING:
+    from engine.model.stop_strings import OutputText
+    from engine.model.tokenizer import Tokenizer
+
+THREADS = 2
+MAX_WAITING = 1024
+BUSY_HINT_MS = 1000
+
+T = TypeVar("T")
+
+
+async def load_codec(model_path: str) -> TextCodec:
+    """Load the tokenizer in the model's folder, in a thread; raises ModelLoadError."""
+
+    def load() -> TextCodec:
+        from engine.model.stop_strings import OutputText
+        from engine.model.tokenizer import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.load(model_path)
+        except ValueError as error:
+            raise ModelLoadError(str(error)) from error
+        return TextCodec(tokenizer, lambda stops: OutputText(tokenizer, stops))
+
+    return await asyncio.to_thread(load)
+
+
+class TextCodec:
+    """One model's tokenizer, behind a bounded pool of threads. `make_output` begins an answer."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, make_output: Callable[[Sequence[str]], OutputText]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._make_output = make_output
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encode")
+        self._waiting = 0
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self._tokenizer.vocab_size
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens with which the model ends an answer."""
+        return self._tokenizer.stop_token_ids
+
+    async def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return a conversation as tokens, ready for the answer; raises ApiError."""
+        plain = [plain_message(index, message) for index, message in enumerate(messages)]
+        try:
+            return await self._run(partial(self._tokenizer.encode_chat, plain))
+        except ValueError:
+            raise bad_value(
+                "messages", "This model's chat template does not take these messages."
+            ) from None
+
+    async def encode_prompts(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """Return prompts as tokens; those that are tokens already are checked. Raises ApiError."""
+        return await self._run(partial(self._encode_all, prompts))
+
+    def _encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        encoded: list[tuple[int, ...]] = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                encoded.append(self._tokenizer.encode(prompt))
+            elif max(prompt) >= self.vocab_size:
+                raise bad_value("prompt", f"Token ids of this model are below {self.vocab_size}.")
+            else:
+                encoded.append(tuple(prompt))
+        return encoded
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._waiting >= MAX_WAITING:
+            raise ApiError(
+                Problem.SATURATED,
+                "Too many prompts are waiting to be read.",
+                retry_after_ms=BUSY_HINT_MS,
+            )
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._waiting -= 1
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self._tokenizer.decode(token_ids)
+
+    def token(self, token_id: int) -> TokenText:
+        """Return one token as log probabilities show it."""
+        return self._tokenizer.token_text(token_id)
+
+    def output(self, stops: Sequence[str]) -> OutputText:
+        """Return an empty answer's text that ends before the first of `stops`."""
+        return self._make_output(stops)
+
+
+def plain_message(index: int, message: Message) -> dict[str, Any]:
+    """Return a message for the chat template; raises ApiError for a part that is not text."""
+    if message.content is None or isinstance(message.content, str):
+        return {"role": message.role, "content": message.content or ""}
+    parts: list[dict[str, str]] = []
+    for number, part in enumerate(message.content):
+        text = {"text": part.text, "refusal": part.refusal}.get(part.type)
+        if text is None:
+            raise ApiError(
+                Problem.UNSUPPORTED,
+                "Only parts of type 'text' can be read.",
+                param=f"messages.{index}.content.{number}",
+            )
+        parts.append({"type": "text", "text": text})
+    return {"role": message.role, "content": parts}
