@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -23,10 +23,34 @@ GREEDY_BELOW = 1e-5  # temperatures under this are greedy: dividing by them woul
 
 
 class NativeKernels(Protocol):
-    """What compiled kernels may do in place of torch; `engine.model.kernels` makes them."""
+    """What compiled CPU kernels do in place of torch; `engine.model.kernels` makes them.
+
+    They take float32 and bfloat16 logits whose columns are contiguous.
+    """
 
     def argmax_rows(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the lowest index of each row's maximum; [R, V] -> [R] int64."""
+        ...
+
+
+@runtime_checkable
+class SamplingKernels(NativeKernels, Protocol):
+    """Kernels that draw as well; they must follow the definition in categorical.py."""
+
+    def sample_rows(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        min_p: torch.Tensor,
+        uniform: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the drawn tokens [R] int64 and their logprobs at temperature 1, [R] float32.
+
+        `temperature`, `top_p`, `min_p`: [R] float32; `top_k`: [R] int32, at least the row's width
+        where off; `uniform`: [R] float64. The logprob of a row that cannot be computed is NaN.
+        """
         ...
 
 
@@ -154,6 +178,9 @@ class Sampler:
             tokens[at] = best
             finite[at] = part.gather(1, best.unsqueeze(-1)).squeeze(-1).isfinite()
         if plan.drawn:
+            if isinstance(self._native, SamplingKernels) and _native_takes(logits):
+                self._draw_natively(self._native, logits, rows, plan.drawn, tokens, finite)
+                return _Drawn(tokens, finite, settled)
             chunks = [rows[i] for i in plan.drawn]
             scores = categorical.padded_float32(_take(logits, plan.drawn), self._vocab_size)
             self._changes.apply(scores, chunks)
@@ -176,15 +203,54 @@ class Sampler:
                     )
         return _Drawn(tokens, finite, settled)
 
+    def _draw_natively(
+        self,
+        native: SamplingKernels,
+        logits: torch.Tensor,
+        rows: Sequence[Chunk],
+        drawn: list[int],
+        tokens: torch.Tensor,
+        finite: torch.Tensor,
+    ) -> None:
+        """Draw the rows `drawn` with the kernel, raw logits where nothing changes them."""
+        changed = [i for i in drawn if changes_logits(rows[i])]
+        for group in (changed, [i for i in drawn if i not in changed]):
+            if not group:
+                continue
+            chunks = [rows[i] for i in group]
+            scores = _take(logits, group)
+            if group is changed:
+                scores = scores.to(torch.float32, copy=True)
+                self._changes.apply(scores, chunks)
+            params = _draw_params(chunks, self._vocab_size, logits.device)
+            at = _index(group, logits.device)
+            tokens[at], logprobs = native.sample_rows(
+                scores,
+                params.temperature.float(),
+                params.top_k.clamp(max=self._vocab_size).to(torch.int32),
+                params.top_p.float(),
+                params.min_p.float(),
+                params.uniform.contiguous(),
+            )
+            finite[at] = logprobs.isfinite()
+
     def _argmax(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._native is not None and logits.device.type == "cpu":
-            return self._native.argmax_rows(logits.contiguous())
+        if self._native is not None and _native_takes(logits):
+            return self._native.argmax_rows(logits)
         return categorical.argmax(logits)
 
 
 def _sampling(chunk: Chunk) -> SamplingParams:
     assert chunk.sampling is not None, f"{chunk.request_id}: a row without sampling parameters"
     return chunk.sampling
+
+
+def _native_takes(logits: torch.Tensor) -> bool:
+    return (
+        logits.device.type == "cpu"
+        and logits.dtype in (torch.float32, torch.bfloat16)
+        and logits.stride(1) == 1
+    )
 
 
 def _index(rows: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -74,8 +74,13 @@ def draw(row: np.ndarray, chunk: Chunk) -> int:
     scores = changed_logits(row, chunk)
     if sampling.temperature == 0:
         return int(scores.argmax())
+    return draw_at(scores, sampling, uniform(sampling.seed, chunk.output_index))
+
+
+def draw_at(scores: np.ndarray, sampling: SamplingParams, at: float) -> int:
+    """Return the token in which `at`, a share of the kept weight, falls."""
     kept = kept_tokens(scores, sampling)
-    target = uniform(sampling.seed, chunk.output_index) * math.fsum(w for _, w in kept)
+    target = at * math.fsum(w for _, w in kept)
     running = 0.0
     for token, weight in kept:
         running += weight

@@ -262,18 +262,78 @@ def test_an_empty_batch_is_an_empty_answer() -> None:
     assert Sampler(10).sample(torch.zeros(0, 10), []) == []
 
 
+class GreedyKernels:
+    """Stands for the compiled kernels; notes which rows came to it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, tuple[int, ...], torch.dtype]] = []
+
+    def argmax_rows(self, logits: torch.Tensor) -> torch.Tensor:
+        assert logits.stride(1) == 1
+        self.seen.append(("argmax", tuple(logits.shape), logits.dtype))
+        return logits.argmax(-1)
+
+
+class DrawingKernels(GreedyKernels):
+    """Draws by the slow reference from what the kernel is given: logits and parameters only."""
+
+    def sample_rows(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        min_p: torch.Tensor,
+        uniform: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen.append(("sample", tuple(logits.shape), logits.dtype))
+        tokens, logprobs = [], []
+        for i, row in enumerate(logits.float().numpy()):
+            sampling = SamplingParams(
+                max_tokens=1,
+                temperature=float(temperature[i]),
+                top_k=int(top_k[i]),
+                top_p=float(top_p[i]),
+                min_p=float(min_p[i]),
+            )
+            finite = bool(np.isfinite(row.max()))
+            tokens.append(reference.draw_at(row, sampling, float(uniform[i])) if finite else 0)
+            logprobs.append(reference.logprobs(row)[tokens[-1]] if finite else math.nan)
+        return torch.tensor(tokens), torch.tensor(logprobs)
+
+
 def test_kernels_handed_in_answer_for_greedy_rows() -> None:
-    """The kernel gets contiguous logits of exactly the vocabulary, and its answer is used."""
-    seen: list[tuple[int, ...]] = []
-
-    class Kernels:
-        def argmax_rows(self, logits: torch.Tensor) -> torch.Tensor:
-            assert logits.is_contiguous()
-            seen.append(tuple(logits.shape))
-            return logits.argmax(-1)
-
+    """The kernel gets exactly the vocabulary's columns, and its answer is used."""
+    kernels = GreedyKernels()
     logits = random_logits(3, 90, 6)
     rows = [chunk(GREEDY, "a"), chunk(SamplingParams(max_tokens=1), "b"), chunk(GREEDY, "c")]
-    drawn = Sampler(80, Kernels()).sample(logits, rows)
-    assert seen == [(2, 80)]
+    drawn = Sampler(80, kernels).sample(logits, rows)
+    assert kernels.seen == [("argmax", (2, 80), torch.float32)]
     assert drawn == Sampler(80).sample(logits, rows)
+
+
+def test_kernels_that_draw_get_raw_rows_and_changed_ones_apart() -> None:
+    """Every mixture gives what torch gives; only rows with changed logits cost a float32 copy."""
+    rng = random.Random(11)
+    kernels = DrawingKernels()
+    for trial in range(20):
+        rows = [random_chunk(rng, 200, f"r{i}") for i in range(8)]
+        logits = random_logits(8, 256, trial).bfloat16()
+        logits[3, 7] = math.nan
+        drawn = Sampler(200, kernels).sample(logits, rows)
+        assert drawn == Sampler(200).sample(logits, rows)
+        assert all(token.request_id != "r3" for token in drawn)
+    assert {(kind, dtype) for kind, _, dtype in kernels.seen} == {
+        ("argmax", torch.bfloat16),
+        ("sample", torch.bfloat16),
+        ("sample", torch.float32),
+    }
+    assert {shape[1] for _, shape, _ in kernels.seen} == {200}
+
+
+def test_logits_that_kernels_cannot_take_go_to_torch() -> None:
+    """float16 has no kernel."""
+    kernels = DrawingKernels()
+    rows = [chunk(GREEDY, "a"), chunk(SamplingParams(max_tokens=1), "b")]
+    assert len(Sampler(80, kernels).sample(random_logits(2, 80, 6).half(), rows)) == 2
+    assert kernels.seen == []
