@@ -32,11 +32,13 @@ from engine.model.builtin.vocabulary import VOCABULARY_SIZE, encode, train_token
 class Recipe:
     """Everything that decides the weights besides the text: sizes, steps and learning rates."""
 
-    steps: int = 2600
+    steps: int = 2100
     samples_per_step: int = 96
     tokens_per_pass: int = 2048
     warmup_steps: int = 60
-    decay_share: float = 0.45
+    fast_steps: int = 600
+    slow_share: float = 0.25
+    decay_share: float = 0.7
     muon_rate: float = 0.02
     adam_rate: float = 0.003
     tokenizer_samples: int = 60_000
@@ -107,9 +109,15 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def rate_share(step: int, recipe: Recipe) -> float:
-    """Share of the full learning rate at a step: warm up, stay, then fall linearly to zero."""
-    falling = recipe.steps * recipe.decay_share
-    return min(1.0, (step + 1) / recipe.warmup_steps, (recipe.steps - step) / falling)
+    """Share of the full learning rate at a step.
+
+    The full rate learns the words quickly but is too coarse for sums and copying, so it holds only
+    for the first steps; then a quarter of it, and in the last part a straight line to zero.
+    """
+    if step < recipe.fast_steps:
+        return min(1.0, (step + 1) / recipe.warmup_steps)
+    left = (recipe.steps - step) / (recipe.steps - recipe.fast_steps)
+    return recipe.slow_share * min(1.0, left / recipe.decay_share)
 
 
 class Progress:
