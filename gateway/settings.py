@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     ready_file: Path | None = Field(
-        None, description="File that is written with the gateway's URL once it is ready to serve."
+        None,
+        description="JSON file with URL, keys and admin token; exists while the gateway serves.",
     )
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Largest request body; longer ones are refused unread."
@@ -106,7 +107,8 @@ class Settings(BaseSettings):
         description="Secret that key digests are made with; unset: the file `pepper` in data_dir.",
     )
     admin_token: SecretStr | None = Field(
-        None, description="Token of the operator's routes (tga_...); unset: these routes are off."
+        None,
+        description="Token of the operator's routes (tga_...); unset: made and kept in data_dir.",
     )
     key_cache_ttl_s: float = Field(
         30.0, gt=0, le=300, description="How long a looked-up key may be served from memory."

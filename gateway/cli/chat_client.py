@@ -44,7 +44,7 @@ class AnswerTimes:
         if total_ns > 0:
             rate = (self.num_tokens - 1) * NS_PER_S / total_ns
             parts.append(f"{rate:.1f} tokens/s")
-        parts.append(f"{self.num_tokens} tokens")
+        parts.append(f"{self.num_tokens} token{'s' if self.num_tokens != 1 else ''}")
         if self.service_tier:
             parts.append(f"tier {self.service_tier}")
         if self.finish_reason not in ("", "stop"):
@@ -66,14 +66,16 @@ class ChatClient:
         self._clock = clock
         self._times: AnswerTimes | None = None
         try:
-            host = httpx.URL(self._url).host
+            address = httpx.URL(self._url)
+            if address.scheme not in ("http", "https") or not address.host:
+                raise ValueError("it must look like http://127.0.0.1:8000")
             self._http = httpx.Client(
                 base_url=self._url,
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=transport,
                 # A proxy of the environment cannot reach this machine's own loopback.
-                trust_env=host not in ("127.0.0.1", "localhost", "::1"),
+                trust_env=address.host not in ("127.0.0.1", "localhost", "::1"),
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"{url!r} is not a URL of a gateway: {error}") from None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Annotated
 
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, load_settings
@@ -57,6 +55,8 @@ def doctor(
 
 def all_checks(settings: Settings) -> list[Check]:
     """Run every check, those of the machine first."""
+    import asyncio
+
     from gateway.cli import checks
 
     return [
@@ -85,6 +85,8 @@ def line_of(check: Check, *, colour: bool) -> str:
 
 def check_data_dir(settings: Settings) -> Check:
     """Can the data directory be written to, or made?"""
+    import tempfile
+
     from gateway.cli.checks import fail, ok
 
     folder = settings.data_dir

@@ -17,6 +17,31 @@ if TYPE_CHECKING:
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
+Tenant = Annotated[str, flag("tenant", "Whose key it is, by name or id.", "NAME")]
+Name = Annotated[str, flag("name", "What it is for.", "TEXT", "TIERGATE_KEY_NAME")]
+ExpiresIn = Annotated[
+    str | None,
+    flag(
+        "expires-in",
+        "How long it opens the door: 90d, 12h, 30m or 4w; default: until revoked.",
+        "TIME",
+        "TIERGATE_KEY_EXPIRES_IN",
+    ),
+]
+Models = Annotated[
+    str | None,
+    flag(
+        "models",
+        "The models it may use, with commas between; default: every model.",
+        "A,B",
+        "TIERGATE_KEY_MODELS",
+    ),
+]
+Environment = Annotated[
+    str,
+    flag("env", "live or test: begins with tgk_live_ or tgk_test_.", "ENV", "TIERGATE_KEY_ENV"),
+]
+
 
 def build_app() -> typer.Typer:
     """Return the sub-command `key`."""
@@ -28,37 +53,11 @@ def build_app() -> typer.Typer:
 
 
 def create(
-    tenant: Annotated[str, flag("tenant", "Whose key it is, by name or id.", "NAME")],
-    name: Annotated[
-        str, flag("name", "What it is for.", "TEXT", variable="TIERGATE_KEY_NAME")
-    ] = "default",
-    expires_in: Annotated[
-        str | None,
-        flag(
-            "expires-in",
-            "How long it opens the door: 90d, 12h, 30m or 4w; default: until revoked.",
-            "TIME",
-            variable="TIERGATE_KEY_EXPIRES_IN",
-        ),
-    ] = None,
-    models: Annotated[
-        str | None,
-        flag(
-            "models",
-            "The models it may use, with commas between; default: every model.",
-            "A,B",
-            variable="TIERGATE_KEY_MODELS",
-        ),
-    ] = None,
-    environment: Annotated[
-        str,
-        flag(
-            "env",
-            "live or test: shows in the key as tgk_live_ or tgk_test_.",
-            "ENV",
-            variable="TIERGATE_KEY_ENV",
-        ),
-    ] = "live",
+    tenant: Tenant,
+    name: Name = "default",
+    expires_in: ExpiresIn = None,
+    models: Models = None,
+    environment: Environment = "live",
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

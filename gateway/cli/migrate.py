@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from gateway.cli.options import DatabaseUrl, DataDir, flag, load_settings
@@ -29,6 +28,8 @@ def migrate(
     Example:
       tiergate migrate --database-url postgresql://tiergate@localhost/tiergate
     """
+    import asyncio
+
     from migrations import runner
     from tenants.database import display_name, parse_url, sqlite_file
 

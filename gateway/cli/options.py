@@ -6,7 +6,6 @@ flag and its variable are refused in the same words. Settings are imported late:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -63,6 +62,8 @@ def with_ledger(
     database_url: str | None, data_dir: str | None, work: Callable[[Ledger], Awaitable[T]]
 ) -> T:
     """Open the ledger that the flags name, let `work` use it, and close it."""
+    import asyncio
+
     from gateway.ledger import ledger
 
     settings = load_settings(database_url=database_url, data_dir=data_dir)

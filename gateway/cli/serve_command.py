@@ -34,7 +34,7 @@ LogLevel = Annotated[
     Text, flag("log-level", "debug, info, warning or error; default info.", "LEVEL")
 ]
 ReadyFile = Annotated[
-    Text, flag("ready-file", "File to write the URL to once ready to serve.", "FILE")
+    Text, flag("ready-file", "JSON file with URL, keys and token; exists while serving.", "FILE")
 ]
 Demo = Annotated[bool, flag("demo", "Make two demo tenants, premium and free; print their keys.")]
 
