@@ -57,6 +57,21 @@ class Tiles:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _take_keys(q, k, v, seen, acc, total, maximum, scale, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One step of online softmax: fold the keys k and values v into acc, total and maximum."""
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if SOFTCAP > 0.0:
+        scores = SOFTCAP * (1.0 - 2.0 / (tl.exp(2.0 * scores / SOFTCAP) + 1.0))
+    scores = scores * 1.4426950408889634  # log2(e): exp2 is the hardware's own
+    scores = tl.where(seen, scores, -1.0e30)
+    new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
+    weights = tl.where(seen, tl.exp2(scores - new_maximum[:, None]), 0.0)
+    correction = tl.exp2(maximum - new_maximum)
+    acc = acc * correction[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return acc, total * correction + tl.sum(weights, axis=1), new_maximum
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _paged_attention_kernel(  # type: ignore[no-untyped-def]
     out_ptr,
     q_ptr,
@@ -130,22 +145,11 @@ def _paged_attention_kernel(  # type: ignore[no-untyped-def]
         kv_offset = slot * kv_slot_stride + kv_head * kv_head_stride
         kv_mask = key_ok[:, None] & dim_ok[None, :]
         k = tl.load(k_ptr + kv_offset[:, None] + dims[None, :], mask=kv_mask, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if SOFTCAP > 0.0:
-            scores = SOFTCAP * (1.0 - 2.0 / (tl.exp(2.0 * scores / SOFTCAP) + 1.0))
-        scores = scores * 1.4426950408889634  # log2(e): exp2 is the hardware's own
+        v = tl.load(v_ptr + kv_offset[:, None] + dims[None, :], mask=kv_mask, other=0.0)
         seen = row_ok[:, None] & key_ok[None, :] & (keys[None, :] <= position[:, None])
         if WINDOW > 0:
             seen = seen & (keys[None, :] > position[:, None] - WINDOW)
-        scores = tl.where(seen, scores, -1.0e30)
-        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
-        weights = tl.where(seen, tl.exp2(scores - new_maximum[:, None]), 0.0)
-        correction = tl.exp2(maximum - new_maximum)
-        v = tl.load(v_ptr + kv_offset[:, None] + dims[None, :], mask=kv_mask, other=0.0)
-        acc = acc * correction[:, None]
-        acc = acc + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        total = total * correction + tl.sum(weights, axis=1)
-        maximum = new_maximum
+        acc, total, maximum = _take_keys(q, k, v, seen, acc, total, maximum, scale, SOFTCAP)
 
     acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     out_offset = (q_begin + token).to(tl.int64) * out_token_stride + head * out_head_stride
