@@ -171,6 +171,14 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
+    @field_validator("data_dir")
+    @classmethod
+    def _fits_a_url(cls, value: Path) -> Path:
+        # The database's URL is made of it, and there a question mark ends the path.
+        if "?" in str(value):
+            raise ValueError("the path may not contain a question mark")
+        return value
+
     @field_validator("pepper")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:

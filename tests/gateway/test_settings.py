@@ -79,6 +79,7 @@ def test_a_data_home_that_the_xdg_rules_ignore_is_ignored(
         ("port", "70000", r"less than or equal to 65535"),
         ("port", "http", r"valid integer"),
         ("port", "tcp://10.0.0.1:8000", r"enableServiceLinks: false"),
+        ("data_dir", "/srv/what?", r"may not contain a question mark"),
         ("dtype", "int3", r"'auto', 'float32', 'bfloat16' or 'float16'"),
         ("log_level", "loud", r"'debug', 'info'"),
         ("max_queue", "0", r"greater than or equal to 1"),
