@@ -46,7 +46,7 @@ class SamplingBody(InputModel):
     """The fields that both inference routes share; None stands for the default."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS_FIELD)
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS_FIELD)
     ignore_eos: bool | None = None
     temperature: float | None = Field(None, ge=0.0, le=2.0)
@@ -104,7 +104,7 @@ class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    max_completion_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS_FIELD)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 

@@ -83,6 +83,18 @@ class Door:
         await eventually(enough, f"{at_least} usage rows")
         return rows
 
+    async def usage_of(self, answer_id: str, num_rows: int = 1) -> list[UsageRecord]:
+        """Return the usage rows of one answer once there are so many."""
+        rows: list[UsageRecord] = []
+
+        async def enough() -> bool:
+            everything = await list_usage(self.ledger.database, limit=1000)
+            rows[:] = [row for row in everything if row.request_id.startswith(answer_id)]
+            return len(rows) >= num_rows
+
+        await eventually(enough, f"{num_rows} usage rows of {answer_id}")
+        return rows
+
     async def idle(self) -> None:
         """Wait until no request holds anything anywhere."""
 
