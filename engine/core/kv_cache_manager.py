@@ -174,8 +174,13 @@ class KVCacheManager:
             digests.append(parent)
         return digests
 
-    def check_integrity(self, live: Iterable[Request]) -> None:
-        """Assert laws L3, L5 and L6 by walking every table, independently of all counters."""
+    def check_integrity(
+        self, live: Iterable[Request], dispatched: Iterable[tuple[int, ...]]
+    ) -> None:
+        """Assert laws L3, L5 and L6 by walking every table, independently of all counters.
+
+        `dispatched` are the tables that a dispatched step reads and writes.
+        """
         owners = [0] * (self.num_blocks + 1)
         requests = {request.id: request for request in live}
         assert requests.keys() == self._holdings.keys(), "a gone request is remembered, or one lost"
@@ -189,6 +194,8 @@ class KVCacheManager:
         for blocks in self._fenced:
             for block in blocks:
                 owners[block] += 1
+        for table in dispatched:
+            assert all(owners[block] for block in table), "a block in use by a step is free"
         self._pool.check_integrity(owners)
 
 

@@ -244,19 +244,18 @@ class Scheduler:
         self.queues.check_integrity()
         live = {request.id: request for request in self.queues}
         assert live == self._live, "the places and the book of live requests differ"
-        self.kv.check_integrity(live.values())
+        chunks = () if self.dispatched is None else self.dispatched.chunks
+        self.kv.check_integrity(live.values(), [chunk.block_ids for chunk in chunks])
         for request in live.values():
             assert 0 <= request.num_computed <= request.num_tokens <= request.max_num_tokens
             assert request.num_cached <= request.num_prompt_tokens
         if self.dispatched is None:
             assert self.kv.num_fenced == 0, "a fence without a dispatched step"
         else:
-            assert len(self.dispatched.chunks) <= self.capacity.max_batch_requests
+            assert len(chunks) <= self.capacity.max_batch_requests
             assert self.dispatched.num_tokens <= self.capacity.max_batch_tokens
             owned = {r.id: self.kv.block_ids(r) for r in live.values()}
-            for chunk, request in zip(
-                self.dispatched.chunks, self._dispatched_requests, strict=True
-            ):
+            for chunk, request in zip(chunks, self._dispatched_requests, strict=True):
                 gone = request.status is Status.FINISHED
                 assert gone or owned[request.id] is chunk.block_ids, "a table changed under a step"
 

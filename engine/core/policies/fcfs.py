@@ -7,12 +7,13 @@ of arrival. Blocks are claimed chunk by chunk, and the latest arrival makes room
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from engine.core.policy import Rank, Room, StepLimits, View
 from engine.core.request import Request
 
-# Blocks kept free at admission so that running requests can grow; vLLM 0.x's watermark.
+# Share of the pool kept free at admission so that running requests can grow (vLLM's watermark).
 SPARE_SHARE = 0.01
 
 
@@ -45,7 +46,7 @@ class Fcfs:
 
     def room(self, request: Request, view: View) -> Room:
         """Its next chunk, and a hundredth of the pool for the growth of others."""
-        return Room(spare_blocks=int(view.capacity.num_blocks * SPARE_SHARE))
+        return Room(spare_blocks=math.ceil(view.capacity.num_blocks * SPARE_SHARE))
 
     def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
         """Nothing to learn."""

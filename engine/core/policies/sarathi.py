@@ -8,6 +8,7 @@ watermark, and the latest arrival is evicted when decodes run out of blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from engine.core.policy import Rank, Room, StepLimits, View
@@ -50,7 +51,7 @@ class Sarathi:
         """All of its tokens, above the watermark."""
         return Room(
             claim_tokens=request.num_tokens,
-            spare_blocks=int(view.capacity.num_blocks * WATERMARK),
+            spare_blocks=math.ceil(view.capacity.num_blocks * WATERMARK),
         )
 
     def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
