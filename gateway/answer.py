@@ -316,6 +316,9 @@ class Answer:
         self._abort()
 
     def _abort(self) -> None:
+        """Free the places at once; the engine frees the seats before it takes another request."""
+        if self._reservation is not None:
+            self._reservation.release()
         for choice in self.choices:
             if choice.stream is not None and choice.stats is None:
                 self._engine.abort(choice.request_id)
@@ -324,8 +327,6 @@ class Answer:
         """Give back every seat and place; the one way out, whatever happened."""
         self.is_done = True
         self._abort()
-        if self._reservation is not None:
-            self._reservation.release()
 
 
 def _next(choice: Choice) -> asyncio.Task[list[TokenEvent]]:

@@ -240,7 +240,7 @@ class Meter:
         """Insert rows; False while the ledger is away. Rows it will never take are put aside."""
         try:
             # Also with nothing to insert: it tells whether the ledger is back.
-            await insert_usage(self._database, rows) if rows else await self._database.ping()
+            new = await insert_usage(self._database, rows) if rows else await self._ping()
         except LedgerError as error:
             if self._database_ok:
                 logger.error("usage goes to disk: %s", error)
@@ -260,8 +260,12 @@ class Meter:
         if not self._database_ok:
             logger.warning("the ledger is back")
         self._database_ok = True
-        self._written += len(rows)
+        self._written += new
         return True
+
+    async def _ping(self) -> int:
+        await self._database.ping()
+        return 0
 
     async def _put_aside(self, rows: list[UsageRecord]) -> None:
         try:

@@ -77,7 +77,7 @@ class Door:
         rows: list[UsageRecord] = []
 
         async def enough() -> bool:
-            rows[:] = await list_usage(self.ledger.database)
+            rows[:] = await list_usage(self.ledger.database, limit=1000)
             return len(rows) >= at_least
 
         await eventually(enough, f"{at_least} usage rows")

@@ -1,4 +1,4 @@
-"""One shape for every error, one status for every cause, and nothing of the input in any of them."""
+"""One shape for every error, one status for every cause, and nothing of the input in any."""
 
 from __future__ import annotations
 
