@@ -61,8 +61,12 @@ class EventStream:
         self._events.append(event)
         if event.token_id is not None:
             self._count(event.at_ns)
-        if event.finish_reason is not None:
-            self._ended = True
+
+    def finish(self, event: TokenEvent) -> None:
+        """Append the last event and let the reader run."""
+        self.push(event)
+        self._ended = True
+        self.wake()
 
     def wake(self) -> None:
         """Let the reader run, if one waits."""
@@ -112,8 +116,9 @@ class EventStream:
 class StreamTable:
     """Every open stream by request id, and who else wants to know of steps and ends.
 
-    Listeners run from the event loop before the reader of a last event does, and an exception of
-    theirs goes to the loop's exception handler: it can reach neither a stream nor the engine.
+    Listeners are called by the event loop, and an exception of theirs goes to its exception
+    handler: it can reach neither a stream nor the engine. They have run before the reader can see
+    the last event, so whoever has read an answer to its end finds it billed.
     """
 
     __slots__ = ("_finish_listeners", "_limit", "_step_listeners", "_streams")
@@ -176,12 +181,15 @@ class StreamTable:
             if stream is None:
                 continue
             touched[event.request_id] = stream
-            stream.push(event)
-            if event.finish_reason is not None:
-                del self._streams[event.request_id]
-                assert event.stats is not None, f"{event.request_id}: an end without its record"
-                for on_finish in self._finish_listeners:
-                    loop.call_soon(on_finish, event.stats)
+            if event.finish_reason is None:
+                stream.push(event)
+                continue
+            del self._streams[event.request_id]
+            assert event.stats is not None, f"{event.request_id}: an end without its record"
+            for on_finish in self._finish_listeners:
+                loop.call_soon(on_finish, event.stats)
+            # Behind the listeners in the loop's queue, also where the reader is on its way.
+            loop.call_soon(stream.finish, event)
         if stats is not None:
             for on_step in self._step_listeners:
                 loop.call_soon(on_step, stats)

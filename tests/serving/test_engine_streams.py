@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_kit import order_of
+from engine_kit import order_of, read
 
 from engine.core.request import FinishReason, RequestOrder, Slo, TbtMode
 from engine.core.stats import RequestStats, StepStats, TokenEvent
@@ -23,7 +23,7 @@ def end(stream: EventStream) -> TokenEvent:
 
 
 async def test_a_reader_wakes_once_for_all_events_of_a_step() -> None:
-    """Two tokens and the end in one step are one list, not three awakenings."""
+    """Two tokens and the end in one step are one list, not three wake-ups."""
     table = StreamTable(limit=8)
     order = order_of("a")
     stream = table.open(order)
@@ -53,6 +53,28 @@ async def test_listeners_know_before_the_reader() -> None:
     table.dispatch([end(stream)], StepStats(*range(9)))
     await reader
     assert heard == ["finish", "step", "reader"]
+
+
+async def test_listeners_know_before_a_reader_who_is_on_its_way() -> None:
+    """Also when a token has just woken the reader and the end comes in the same breath."""
+    table = StreamTable(limit=8)
+    heard: list[RequestStats] = []
+    table.add_finish_listener(heard.append)
+    order = order_of("a")
+    stream = table.open(order)
+    seen: list[tuple[TokenEvent, int]] = []
+
+    async def read() -> None:
+        while events := await stream.next_events():
+            seen.extend((event, len(heard)) for event in events)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    first, last = token(order, 1), end(stream)
+    table.dispatch([first], None)
+    table.dispatch([last], None)
+    await reader
+    assert seen == [(first, 0), (last, 1)]
 
 
 async def test_a_listener_that_raises_harms_nobody() -> None:
@@ -122,7 +144,7 @@ async def test_a_lost_end_counts_late_tokens_as_promised(
     stream = table.open(order)
     table.dispatch([token(order, 1, at * MS) for at in times_ms], None)
     table.fail_all("engine restarted", 1000 * MS)
-    stats = (await stream.next_events())[-1].stats
+    stats = (await read(stream))[-1].stats
     assert stats is not None
     assert stats.late_tokens == late
     assert stats.num_output_tokens == len(times_ms)
