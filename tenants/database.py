@@ -22,7 +22,7 @@ from tenants.errors import DatabaseReadOnly, DatabaseUnavailable, InvalidValue, 
 
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30.0
-BUSY_TIMEOUT_MS = 5000
+BUSY_TIMEOUT_MS = 10_000
 POOL_SIZE = 5
 
 # SQLSTATE (Postgres manual, appendix A): a whole class by its two characters, or one condition.

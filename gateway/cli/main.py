@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from engine.core.errors import EngineError
-from gateway.cli import chat, doctor, key, migrate, serve_command, tenant
+from gateway.cli import chat, doctor, key, migrate, serve_command, settings_command, tenant
 from gateway.cli.output import CommandError, complain
 from tenants.errors import LedgerError
 
@@ -37,8 +37,8 @@ Tenants and keys of your own:
   tiergate key create --tenant acme --expires-in 90d
   tiergate key revoke tgk_live_...x7Qa
 
-Every flag can also be set as a variable; `tiergate COMMAND --help` shows which. Errors are one
-line on stderr, with exit code 2.
+Every flag can also be set as a variable; `tiergate COMMAND --help` shows which, and `tiergate
+settings` lists them all. Errors are one line on stderr, with exit code 2.
 """
 
 
@@ -55,6 +55,9 @@ def build_app() -> typer.Typer:
     app.command("chat", short_help="Talk to a running gateway.")(chat.chat)
     app.command("doctor", short_help="Check that all is well here.")(doctor.doctor)
     app.command("migrate", short_help="Create or update the database.")(migrate.migrate)
+    app.command("settings", short_help="List every setting and its value here.")(
+        settings_command.settings
+    )
     app.add_typer(tenant.build_app(), name="tenant")
     app.add_typer(key.build_app(), name="key")
     return app

@@ -67,7 +67,7 @@ def serve(
       tiergate serve --model Qwen/Qwen2.5-0.5B-Instruct --device cpu
       TIERGATE_PORT=9000 tiergate serve --policy sarathi
 
-    Settings that have no flag here are variables too; the README lists them all.
+    Settings that have no flag here are variables too: `tiergate settings` lists them all.
     """
     settings = load_settings(
         host=host,

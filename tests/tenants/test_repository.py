@@ -62,14 +62,14 @@ async def test_of_two_at_the_same_time_one_gets_the_name(
     assert sorted(type(r).__name__ for r in results) == ["AlreadyExists"] * 4 + ["TenantRecord"]
 
 
-@pytest.mark.parametrize("name", ["", " ", "a b", "-a", "ä", "a" * 65, "a\n", "a/b", "'; --"])
 async def test_bad_names_are_refused_before_the_database(
-    repository: Repository, now: datetime, name: str
+    repository: Repository, now: datetime
 ) -> None:
-    with pytest.raises(InvalidValue, match="letters, digits"):
-        await repository.create_tenant(name, "free", now)
-    with pytest.raises(InvalidValue, match="letters, digits"):
-        await repository.create_key("acme", now, name)
+    for name in ("", " ", "a b", "-a", "ä", "a" * 65, "a\n", "a/b", "'; --"):
+        with pytest.raises(InvalidValue, match="letters, digits"):
+            await repository.create_tenant(name, "free", now)
+        with pytest.raises(InvalidValue, match="letters, digits"):
+            await repository.create_key("acme", now, name)
 
 
 async def test_an_unknown_tier_is_refused_with_the_known_ones(
@@ -179,12 +179,10 @@ async def test_a_key_is_revoked_by_any_of_its_names(
     assert (await repository.revoke_key(name, now + MINUTE)).revoked_at == now
 
 
-@pytest.mark.parametrize("which", ["", "nobody", "tgk_live_...zzzz", "' OR 1=1 --"])
-async def test_revoking_what_is_not_there_is_refused(
-    repository: Repository, now: datetime, which: str
-) -> None:
-    with pytest.raises(NotFound, match="no such key"):
-        await repository.revoke_key(which, now)
+async def test_revoking_what_is_not_there_is_refused(repository: Repository, now: datetime) -> None:
+    for which in ("", "nobody", "tgk_live_...zzzz", "' OR 1=1 --"):
+        with pytest.raises(NotFound, match="no such key"):
+            await repository.revoke_key(which, now)
 
 
 async def test_a_shown_form_that_fits_two_keys_is_refused(
@@ -222,13 +220,11 @@ async def test_keys_are_listed_newest_first_and_by_tenant(
         await repository.list_keys("gone")
 
 
-@pytest.mark.parametrize("models", [[], [""], ["m"] * 65, ["x" * 257]])
-async def test_bad_model_lists_are_refused(
-    repository: Repository, now: datetime, models: list[str]
-) -> None:
+async def test_bad_model_lists_are_refused(repository: Repository, now: datetime) -> None:
     await repository.create_tenant("acme", "free", now)
-    with pytest.raises(InvalidValue, match="models"):
-        await repository.create_key("acme", now, models=models)
+    for models in ([], [""], ["m"] * 65, ["x" * 257]):
+        with pytest.raises(InvalidValue, match="models"):
+            await repository.create_key("acme", now, models=models)
 
 
 async def test_a_key_cannot_be_born_expired(repository: Repository, now: datetime) -> None:

@@ -44,6 +44,7 @@ def test_every_command_is_there() -> None:
         "chat",
         "doctor",
         "migrate",
+        "settings",
         "tenant add",
         "tenant list",
         "tenant disable",
