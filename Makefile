@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 SERVE_FLAGS ?= --demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format train-builtin bench clean
+.PHONY: help install serve test lint format map train-builtin bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -44,6 +44,9 @@ lint: $(VENV)/.test  ## ruff and mypy --strict
 format: $(VENV)/.test  ## rewrite the code in the house's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+map: $(VENV)/.test  ## draw the README's map of the house again
+	$(BIN)/python tests/readme_map.py
 
 train-builtin: $(VENV)/.serve  ## train the built-in model again from its seed (about an hour on two cores)
 	$(BIN)/python -m engine.model.builtin.train

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from readme_map import with_map
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("engine", "tenants", "gateway", "migrations")
 MAX_FILE_LINES = 400
@@ -219,36 +221,9 @@ def test_dataclasses_are_values(path: Path) -> None:
     assert wrong == []
 
 
-def files_in_readme_map() -> set[str]:
-    """Read the tree of the README: two spaces a level, folders end in a slash."""
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"<!-- map -->\s*```text\n(.*?)```", text, re.DOTALL)
-    assert block, "README.md has no map between <!-- map --> and its closing fence"
-    found, stack = set(), []
-    for line in block.group(1).splitlines():
-        if not line.strip():
-            continue
-        depth = (len(line) - len(line.lstrip())) // 2
-        words = re.split(r"\s{2,}", line.strip(), maxsplit=1)[0].split()
-        if words[0].endswith("/"):
-            stack = [*stack[:depth], words[0]]
-            found.add("".join(stack))
-            continue
-        stack = stack[:depth]
-        found.update("".join(stack) + word for word in words)
-    return found
-
-
 def test_the_map_in_the_readme_is_the_tree_on_disk() -> None:
-    shown = files_in_readme_map()
-    missing = sorted(name for name in shown if not (ROOT / name).exists())
-    assert missing == [], "on the map but not on disk"
-    real = {relative(p) for p in modules() if p.name != "__init__.py"}
-    folded = {name for name in shown if name.endswith("/")}
-    # A folder shown without any of its files is shown closed: its files need no line.
-    closed = {f for f in folded if not any(s != f and s.startswith(f) for s in shown)}
-    unseen = sorted(n for n in real - shown if not any(n.startswith(c) for c in closed))
-    assert unseen == [], "on disk but not on the map"
+    readme = (ROOT / "README.md").read_text()
+    assert with_map(readme) == readme, "run `make map`"
 
 
 def test_the_project_speaks_only_of_itself() -> None:
