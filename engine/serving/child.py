@@ -79,6 +79,9 @@ class SocketChannel:
 
 def main() -> None:
     """Read the config from standard input, build the engine, serve until told to end."""
+    # Service managers signal a whole group: the door drains first, then it ends this process.
+    for group_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(group_signal, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)  # a compiler started here must not keep the channel open
     # Unbuffered: a thread blocked inside a buffered reader would break the interpreter's exit.

@@ -26,6 +26,8 @@ from engine.serving.supervisor import Supervisor
 RESTARTED = "engine restarted"
 CLOSED = "engine closed"
 
+_FOUND_ANYWAY = ("site-packages", "dist-packages")
+
 # glibc returns big temporaries to the system and faults them in again, every step, unless told
 # to keep them.
 _KEEP_BELOW_BYTES = 1 << 30
@@ -40,7 +42,7 @@ def child_environment(config: EngineConfig, inherited: Mapping[str, str]) -> dic
     """
     package_root = str(Path(__file__).resolve().parents[2])
     search = [*config.import_paths, inherited.get("PYTHONPATH", "")]
-    if Path(package_root).name != "site-packages":  # else it is found anyway, after the stdlib
+    if Path(package_root).name not in _FOUND_ANYWAY:  # first in line would hide the stdlib
         search.insert(0, package_root)
     defaults = {
         "GOMP_SPINCOUNT": str(config.spin),

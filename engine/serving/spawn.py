@@ -44,7 +44,11 @@ class _StderrTail(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Copy, and keep the newest bytes."""
-        sys.stderr.write(self._decoder.decode(data))
+        text = self._decoder.decode(data)
+        # Nobody may be there to read it; the engine must not stumble over that.
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
         self._tail += data
         del self._tail[: -self._limit_bytes]
 

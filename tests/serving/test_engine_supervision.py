@@ -105,6 +105,19 @@ async def test_a_hung_engine_is_killed_and_replaced(make_process: ProcessMaker) 
     assert tokens_of(await read(engine.submit(order_of("good")))) != []
 
 
+async def test_a_signal_to_everybody_is_the_doors_to_answer(make_process: ProcessMaker) -> None:
+    """SIGTERM and SIGINT do not end the engine: requests under way are drained by the door."""
+    engine = make_process(config_of(options={"step_s": 0.001}))
+    await engine.start()
+    order = order_of("a", max_tokens=200)
+    stream = engine.submit(order)
+    first = await stream.next_events()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid_of(engine), signal_number)
+    assert tokens_of(first + await read(stream)) == scripted.expected_tokens(order)
+    assert engine.restarts == 0
+
+
 async def test_an_idle_engine_is_not_taken_for_hung(make_process: ProcessMaker) -> None:
     """Owing nothing, it may be silent for many timeouts."""
     engine = make_process(config_of(hang_timeout_s=0.02))
