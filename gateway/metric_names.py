@@ -28,6 +28,7 @@ OBJECTIVE_TTFT, OBJECTIVE_TBT, OBJECTIVE_AVAILABILITY = "ttft", "tbt", "availabi
 TOKENS_INPUT, TOKENS_CACHED, TOKENS_OUTPUT = "input", "cached_input", "output"
 OUTCOME_OK, OUTCOME_ADMITTED = "ok", "admitted"
 OUTCOME_DISCONNECTED = "client_disconnected"
+NO_TIER = "none"  # of a request whose sender is not known
 
 # the conventions' histograms (seconds)
 SERVER_DURATION = "gen_ai.server.request.duration"

@@ -229,3 +229,21 @@ KNOWN_FIELDS = frozenset(
     for model in (ChatBody, CompletionBody, Message, ContentPart, StreamOptions)
     for name in model.model_fields
 )
+
+
+def inlined_schema(body: type[InputModel]) -> dict[str, Any]:
+    """Return a body's JSON schema with nothing left to look up elsewhere."""
+    schema = body.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inline(definitions[value["$ref"].rpartition("/")[2]])
+        return {key: inline(item) for key, item in value.items()}
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined

@@ -46,11 +46,11 @@ class AnswerRecord:
     tenant_id: str
     outcome: str
     duration_ns: int
-    ttft_ns: int | None
-    ttft_met: bool
-    was_due: bool  # the first token's due time had passed when it ended
-    gaps: int
-    late_gaps: int
+    ttft_ns: int | None = None
+    ttft_met: bool = False
+    was_due: bool = False  # the first token's due time had passed when it ended
+    gaps: int = 0
+    late_gaps: int = 0
     is_client_error: bool = False
 
 
@@ -155,6 +155,12 @@ class Telemetry:
     def observe_as_vllm(self, read: Callable[[], tuple[float, float, float]]) -> None:
         """Register waiting, running and KV use under vLLM's names."""
         self._registry.register(VllmGauges(read))
+
+    def stranger(self, operation: str, outcome: str) -> None:
+        """Count a request whose sender is not known."""
+        self._requests.add(
+            1, {names.OPERATION: operation, names.OUTCOME: outcome, names.TIER: names.NO_TIER}
+        )
 
     def admission(self, tier: str, outcome: str) -> None:
         """Count one decision of the door: `admitted`, or the reason of a refusal."""

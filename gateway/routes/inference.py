@@ -7,52 +7,101 @@ before the response holds nothing that would have to be given back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from gateway import metric_names as names
 from gateway.answer import Answer
 from gateway.errors import ApiError, Problem
 from gateway.plan import Plan
 from gateway.principal import Principal
-from gateway.schemas import ChatBody, CompletionBody, parse_body
+from gateway.schemas import ChatBody, CompletionBody, InputModel, inlined_schema, parse_body
 from gateway.services import Services
 from gateway.streaming import AnswerResponse
+from gateway.telemetry import AnswerRecord
+from tenants.values import TierRecord
 
 router = APIRouter()
 
+MakePlan = Callable[[bytes, Principal, Sequence[TierRecord]], Awaitable[Plan]]
 
-def _documented(body: type[ChatBody | CompletionBody]) -> dict[str, Any]:
-    schema = {"schema": body.model_json_schema(ref_template="#/components/schemas/{model}")}
-    return {"requestBody": {"required": True, "content": {"application/json": schema}}}
+
+def _documented(body: type[InputModel]) -> dict[str, Any]:
+    """Return what /openapi.json says of a route that reads its body by itself."""
+    content = {"application/json": {"schema": inlined_schema(body)}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post("/v1/chat/completions", openapi_extra=_documented(ChatBody))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    services: Services = request.app.state.services
-    principal = await authenticate(request, services)
-    raw = await read(request, services)
-    body = parse_body(raw, ChatBody)
-    plan = await services.host.encoder().chat(
-        body, principal, services.tiers.current, request.state.arrival_ns
-    )
-    return respond(request, services, plan)
+
+    async def plan(raw: bytes, principal: Principal, tiers: Sequence[TierRecord]) -> Plan:
+        body = parse_body(raw, ChatBody)
+        encoder = _services(request).host.encoder()
+        return await encoder.chat(body, principal, tiers, request.state.arrival_ns)
+
+    return await infer(request, names.OPERATION_CHAT, plan)
 
 
 @router.post("/v1/completions", openapi_extra=_documented(CompletionBody))
 async def completions(request: Request) -> Response:
     """Continue one or several texts."""
+
+    async def plan(raw: bytes, principal: Principal, tiers: Sequence[TierRecord]) -> Plan:
+        body = parse_body(raw, CompletionBody)
+        encoder = _services(request).host.encoder()
+        return await encoder.completion(body, principal, tiers, request.state.arrival_ns)
+
+    return await infer(request, names.OPERATION_COMPLETION, plan)
+
+
+def _services(request: Request) -> Services:
     services: Services = request.app.state.services
-    principal = await authenticate(request, services)
-    raw = await read(request, services)
-    body = parse_body(raw, CompletionBody)
-    plan = await services.host.encoder().completion(
-        body, principal, services.tiers.current, request.state.arrival_ns
+    return services
+
+
+async def infer(request: Request, operation: str, make_plan: MakePlan) -> Response:
+    """Do what both routes do, up to the response; what is refused on the way is counted."""
+    services = _services(request)
+    principal: Principal | None = None
+    try:
+        principal = await authenticate(request, services)
+        raw = await read(request, services)
+        plan = await make_plan(raw, principal, services.tiers.current)
+        return respond(request, services, plan)
+    except ApiError as error:
+        count_refusal(request, services, operation, principal, error)
+        raise
+
+
+def count_refusal(
+    request: Request,
+    services: Services,
+    operation: str,
+    principal: Principal | None,
+    error: ApiError,
+) -> None:
+    """Tell telemetry of a request that did not come to an answer."""
+    if principal is None:
+        services.telemetry.stranger(operation, error.spec.error_type)
+        return
+    info = services.host.engine.info
+    services.telemetry.answered(
+        AnswerRecord(
+            operation=operation,
+            model="" if info is None else info.model,
+            tier=principal.tier.name,
+            tenant_id=principal.tenant.id,
+            outcome=error.spec.error_type,
+            duration_ns=services.clock.now_ns() - request.state.arrival_ns,
+            is_client_error=error.spec.status < 500,
+        )
     )
-    return respond(request, services, plan)
 
 
 async def authenticate(request: Request, services: Services) -> Principal:

@@ -1,0 +1,197 @@
+"""What operators and their tools see: health, metrics, models, the admin routes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from door_kit import CHAT, Door, chat_body, eventually, open_door
+from openai import NotFoundError
+from prometheus_client.parser import text_string_to_metric_families
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("door")) as opened:
+        yield opened
+
+
+async def samples(door: Door) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Read /metrics with Prometheus' own parser."""
+    response = await door.http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def value(read: dict[Any, float], name: str, **labels: str) -> float:
+    """Return the sum of the samples of that name that carry these labels."""
+    wanted = {(key.replace("__", "_"), label) for key, label in labels.items()}
+    found = [v for (n, have), v in read.items() if n == name and wanted <= have]
+    assert found, (name, labels)
+    return sum(found)
+
+
+async def test_health_answers_and_tells_the_truth(door: Door) -> None:
+    """Alive and ready, each with its id, and no cache may keep it."""
+    for path in ("/livez", "/readyz"):
+        response = await door.http.get(path)
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "no-store"
+    assert (await door.http.get("/readyz")).json() == {
+        "status": "ready",
+        "missing": [],
+        "degraded": [],
+    }
+
+
+async def test_models_are_listed_and_retrieved_by_the_sdk(door: Door) -> None:
+    """The SDK lists the one model and gets it by its name; another name is not found."""
+    async with door.openai("free") as client:
+        (listed,) = [model async for model in client.models.list()]
+        assert (listed.id, listed.object, listed.owned_by) == ("talker", "model", "tiergate")
+        assert (await client.models.retrieve("talker")) == listed
+        with pytest.raises(NotFoundError):
+            await client.models.retrieve("organisation/other")
+
+
+async def test_an_answer_leaves_its_traces_in_the_metrics(door: Door) -> None:
+    """Counts, times, tokens, objectives: each with its tier, and none with a key or an id."""
+    before = await samples(door)
+    body = chat_body(max_tokens=5)
+    for tier in ("premium", "free", "free"):
+        assert (await door.post(CHAT, body, tier)).status_code == 200
+    read = await samples(door)
+
+    def grown(name: str, **labels: str) -> float:
+        try:
+            return value(read, name, **labels) - value(before, name, **labels)
+        except AssertionError:
+            return value(read, name, **labels)
+
+    assert grown("tiergate_requests_total", tiergate_tier="free", tiergate_outcome="ok") == 2
+    assert grown("tiergate_tokens_total", tiergate_tier="free", gen_ai_token_type="output") == 10
+    assert grown("tiergate_tokens_total", tiergate_tier="free", gen_ai_token_type="input") == 8
+    assert grown("tiergate_admission_decisions_total", tiergate_outcome="admitted") == 3
+    assert grown("gen_ai_server_time_to_first_token_seconds_count", tiergate_tier="free") == 2
+    assert grown("gen_ai_server_request_duration_seconds_count", tiergate_tier="free") == 2
+    assert grown("tiergate_token_gap_seconds_count", tiergate_tier="free") == 8
+    for objective in ("ttft", "tbt", "availability"):
+        labels = {"tiergate_tier": "premium", "tiergate_slo_objective": objective}
+        assert grown("tiergate_slo_requests_total", **labels) == 1
+        assert value(read, "tiergate_slo_violations_total", **labels) >= 0
+        assert grown("tiergate_tier_slo_requests_total", **labels) == 1
+    assert value(read, "tiergate_engine_up") == 1
+    assert value(read, "tiergate_kv_blocks") == 8192
+    assert value(read, "vllm:num_requests_waiting") == 0
+    text = (await door.http.get("/metrics")).text
+    for secret in (*door.keys.values(), door.admin_token, "premium-tenant"):
+        assert secret not in text
+
+
+async def test_objectives_are_borders_of_the_histograms(door: Door) -> None:
+    """The share of requests within a tier's objective can be read off exactly."""
+    await door.post(CHAT, chat_body(max_tokens=3))
+    text = (await door.http.get("/metrics")).text
+
+    def borders(name: str) -> set[float]:
+        found = re.findall(rf'{name}_bucket{{[^}}]*le="([0-9.]+)"', text)
+        return {float(border) for border in found}
+
+    assert {0.5, 2.0} <= borders("gen_ai_server_time_to_first_token_seconds")
+    assert {0.1, 0.5} <= borders("tiergate_token_gap_seconds")
+    assert 'tiergate_slo_threshold_seconds{tiergate_slo_objective="ttft",' in text
+
+
+async def test_refusals_are_counted_by_their_cause(door: Door) -> None:
+    """An error is a request too, under the name of its cause; a stranger's has no tier."""
+    refused = await door.post(CHAT, chat_body() | {"model": "other"})
+    assert refused.status_code == 404
+    unknown = await door.http.post(CHAT, json=chat_body(), headers={"authorization": "Bearer x"})
+    assert unknown.status_code == 401
+    read = await samples(door)
+    assert value(read, "tiergate_requests_total", tiergate_outcome="not_found") >= 1
+    stranger = {"tiergate_outcome": "unauthenticated", "tiergate_tier": "none"}
+    assert value(read, "tiergate_requests_total", **stranger) >= 1
+
+
+async def test_admin_routes_need_the_admin_token(door: Door) -> None:
+    """Nobody else gets in: not without a token, not with a wrong one, not with an API key."""
+    wrong: list[Any] = [
+        {}, {"authorization": "Bearer tga_wrong"}, door.auth(),
+        {"authorization": "Basic !!!"}, {"authorization": f"Token {door.admin_token}"},
+    ]  # fmt: skip
+    for path in ("/admin", "/admin/api/engine"):
+        for headers in wrong:
+            response = await door.http.get(path, headers=headers)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"].startswith("Basic ")
+        bearer = {"authorization": f"Bearer {door.admin_token}"}
+        assert (await door.http.get(path, headers=bearer)).status_code == 200
+        basic = httpx.BasicAuth("anyone", door.admin_token)
+        assert (await door.http.get(path, auth=basic)).status_code == 200
+    with_key = await door.http.get(
+        "/v1/models", headers={"authorization": f"Bearer {door.admin_token}"}
+    )
+    assert with_key.status_code == 401
+
+
+async def test_the_engine_state_is_complete(door: Door) -> None:
+    """The JSON has what the engine said of itself, its snapshot and the door's own counts."""
+    await door.post(CHAT, chat_body(max_tokens=2))
+    await door.idle()
+    headers = {"authorization": f"Bearer {door.admin_token}"}
+    state = (await door.http.get("/admin/api/engine", headers=headers)).json()
+    assert state["ready"] is True
+    assert state["info"]["model"] == "talker"
+    assert state["info"]["policy"] == "fcfs"
+    assert state["snapshot"]["running"] == 0
+    assert state["snapshot"]["output_tokens_total"] > 0
+    assert state["door"]["waiting"] == 0
+    assert state["usage"]["lost"] == 0
+
+
+async def test_the_page_shows_state_tiers_and_tenants_escaped(door: Door) -> None:
+    """A person sees the engine, the promises and the tenants; nothing on it can be a script."""
+    page = await door.http.get("/admin", auth=httpx.BasicAuth("x", door.admin_token))
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for shown in ("Ready to serve", "talker", "premium-tenant", "free-tenant", "500 ms", "99.0 %"):
+        assert shown in page.text
+    assert "<script" not in page.text
+    for secret in (*door.keys.values(), door.admin_token):
+        assert secret not in page.text
+
+
+async def test_the_schema_is_published_and_complete(door: Door) -> None:
+    """/openapi.json names every route and describes the two bodies."""
+    schema = (await door.http.get("/openapi.json")).json()
+    assert {CHAT, "/v1/completions", "/v1/models", "/livez", "/readyz", "/metrics"} <= set(
+        schema["paths"]
+    )
+    body = schema["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"messages", "max_completion_tokens", "service_tier"} <= set(body["properties"])
+    refs = re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', str(schema).replace("'", '"'))
+    assert set(refs) <= set(schema.get("components", {}).get("schemas", {}))
+
+
+async def test_the_door_counts_what_waits(door: Door) -> None:
+    """While a request waits it can be seen, by tier, in the metrics and in the state."""
+    door.close_gate()
+    task = asyncio.create_task(door.post(CHAT, chat_body(), "free"))
+    await eventually(lambda: door.services.admission.waiting == 1, "one waits")
+    read = await samples(door)
+    assert value(read, "tiergate_queue_depth", tiergate_tier="free") == 1
+    assert value(read, "tiergate_answers_open") == 1
+    door.open_gate()
+    assert (await task).status_code == 200
