@@ -60,10 +60,12 @@ def answer(batch: Batch) -> StepResult:
     return StepResult(batch.step, tokens, STEP_NS)
 
 
-def measure(policy: str, running: int, waiting: int, steps: int, seed: int) -> dict[str, object]:
-    # Blocks are plenty, so that `running` is what binds: the cost of full rows is wanted.
+def measure(
+    policy: str, running: int, waiting: int, steps: int, seed: int, *, is_short: bool = False
+) -> dict[str, object]:
+    """Measure one setting; `is_short` has blocks for about half of the rows, so it preempts."""
     capacity = Capacity(
-        num_blocks=running * 640,
+        num_blocks=running * (30 if is_short else 640),
         block_size=BLOCK_SIZE,
         max_model_len=8_512,
         max_batch_tokens=2_048,
@@ -94,11 +96,14 @@ def measure(policy: str, running: int, waiting: int, steps: int, seed: int) -> d
                 stopwatch.clear()
         else:
             rows.append(len(batch.chunks))
+    preemptions = core.snapshot(now_ns).preemptions_total
     return {
         "policy": policy,
         "running": running,
         "waiting": waiting,
         "steps": steps,
+        "memory": "short" if is_short else "plenty",
+        "preemptions_per_step": round(preemptions / (steps + WARM_STEPS), 3),
         "mean_rows": round(statistics.fmean(rows), 1),
         "schedule_us": stopwatches["schedule"].report(),
         "update_us": stopwatches["update"].report(),
@@ -153,9 +158,10 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     args = parser.parse_args()
     rows = [
-        measure(policy, running, waiting, args.steps, args.seed)
+        measure(policy, running, waiting, args.steps, args.seed, is_short=is_short)
         for policy in args.policy or ["fcfs", "sarathi"]
         for running, waiting in GOALS_US
+        for is_short in (False, True)
     ]
     for row in rows:
         print(json.dumps(row))

@@ -14,7 +14,7 @@ Memory, in four rules:
 3. A request preempted MAX_PREEMPTIONS times is next started with room for its worst case: it
    never needs a block again and is nobody's victim, so the bound is exact. A request that was
    interrupted at all comes back only when its whole history fits (law L17).
-4. In a step that preempts, nobody is started.
+4. Once a step has preempted, it starts nobody.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from engine.core.queues import Queues
 from engine.core.request import Request, Status
 
 MAX_PREEMPTIONS = 4
+
+# What is tried when a policy's limits left a step empty: every decode, then anything at all.
+FALLBACKS = (StepLimits(max_prefills=0), StepLimits())
 
 
 class Planner:
@@ -79,9 +82,10 @@ class Planner:
         for request in self._queues.decoding.values():
             (due if policy.due(request, view) else spare).append(request)
         self._fill(policy.limits(view), due, spare)
-        if not (self.decodes or self.prefills) and len(self._queues):
+        for limits in FALLBACKS:
             # Work conservation (law L11): no policy's limits may leave the device idle.
-            self._fill(StepLimits(), list(self._queues.decoding.values()), [])
+            if not (self.decodes or self.prefills):
+                self._fill(limits, list(self._queues.decoding.values()), [])
         for request in self.preempted:
             self._queues.wait(request, self._prefill_rank(request))
         return bool(self.decodes or self.prefills)

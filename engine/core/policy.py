@@ -5,7 +5,7 @@ answers questions about requests it is shown, given a `View` of the present; it 
 changes nothing but `Request.note`, the one field that is its own. What a policy may count on:
 
 * Its limits cannot stall the engine: a step that they would leave empty while work could run is
-  planned again with nothing but the executor's capacity as a limit (laws L11, L12).
+  planned again for decodes, then with nothing but the executor's capacity (laws L11, L12).
 * Its ranks cannot break a law: preemptions per request are bounded, victims always rank behind
   the one they make room for, and a request preempted too often gets room for its worst case.
 """

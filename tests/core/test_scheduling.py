@@ -225,6 +225,36 @@ def test_a_victim_that_frees_nothing_is_passed_over() -> None:
     world.drain()
 
 
+def test_a_victim_that_had_a_seat_in_this_step_loses_it() -> None:
+    """Law L9: the first to keep takes a block from a decode planned a moment before."""
+    world = make_world(
+        Shaped(room=Room()), num_blocks=6, max_batch_tokens=9, enable_prefix_cache=False
+    )
+    world.wait(5)
+    world.submit(make_order("young", 7, max_tokens=9, arrival_ns=5))
+    assert step(world) == [("young", 7)]
+    world.submit(make_order("old", 20, max_tokens=1, arrival_ns=1))
+    assert step(world) == [("young", 1), ("old", 8)]
+    assert step(world) == [("young", 1), ("old", 4)]
+    assert world.core.snapshot(world.now_ns).free_blocks == 0
+    assert step(world) == [("old", 8)]
+    world.drain()
+
+
+def test_a_step_that_preempts_starts_nobody() -> None:
+    """What a victim gave is for those who run; whoever waits is looked at in the next step."""
+    world = make_world(Shaped(room=Room()), num_blocks=5, enable_prefix_cache=False)
+    world.wait(5)
+    world.submit(make_order("a", 7, max_tokens=9, arrival_ns=1))
+    world.submit(make_order("victim", 9, max_tokens=9, arrival_ns=2))
+    step(world)
+    assert step(world) == [("a", 1), ("victim", 1)]
+    world.submit(make_order("small", 2, arrival_ns=0))
+    assert step(world) == [("a", 1)]
+    assert step(world) == [("a", 1), ("small", 2)]
+    world.drain()
+
+
 def test_a_request_preempted_too_often_gets_room_for_its_worst_case() -> None:
     """Law L16: its next start claims everything it could need, and nobody can take it away."""
     world = make_world(num_blocks=10, enable_prefix_cache=False)
@@ -336,6 +366,19 @@ def test_prompts_only_or_decodes_only() -> None:
     world.submit(make_order("b", 7))
     assert step(world) == [("b", 7)]
     assert step(world) == [("a", 1), ("b", 1)]
+    world.drain()
+
+
+def test_decodes_run_when_the_prompts_in_their_way_cannot() -> None:
+    """The prompt waits for memory, so the step it was given goes to decodes; it is not cut."""
+    limits = StepLimits(max_decodes=0, whole_prompts=True)
+    world = make_world(Shaped(limits), num_blocks=6, enable_prefix_cache=False)
+    world.submit(make_order("a", 15, max_tokens=3))
+    step(world)
+    world.submit(make_order("b", 15))
+    assert step(world) == [("a", 1)]
+    assert step(world) == [("a", 1)]
+    assert step(world) == [("b", 15)]
     world.drain()
 
 

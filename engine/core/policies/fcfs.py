@@ -2,7 +2,7 @@
 
 Every decode runs in every step; what the step's token limit leaves over goes to prompts in order
 of arrival. Blocks are claimed chunk by chunk, and the latest arrival makes room when they run out
-(`vllm/v1/core/sched/scheduler.py`; notes of section 3 of the papers' review).
+(https://github.com/vllm-project/vllm/blob/main/vllm/v1/core/sched/scheduler.py).
 """
 
 from __future__ import annotations
