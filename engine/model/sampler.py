@@ -92,8 +92,9 @@ class Sampler:
         """Return the drawn tokens in the order of `rows`.
 
         `logits`: [R, >= vocab_size], any float dtype, any device; not changed. `rows`: the R chunks
-        that sample, each with its `sampling`. A row whose logits hold NaN or +inf, or nothing but
-        -inf, gives no token: it is left out, and the caller reports its request as failed.
+        that sample, each with its `sampling`. A row whose logits (after bias and bans) hold NaN or
+        +inf, or nothing but -inf, gives no token: it is left out, and the caller reports its
+        request as failed.
         The host waits for the device once, and once more where the first candidates did not settle
         every row.
         """

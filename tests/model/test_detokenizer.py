@@ -106,6 +106,17 @@ def test_an_emoji_of_several_tokens_appears_with_its_last(
         assert last + detokenizer.push(following) == "🙂the"
 
 
+def test_added_tokens_are_read_as_the_library_reads_them(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    """One with a space is no byte-level spelling and stands for itself."""
+    tokenizer = tokenizers["llama3"]
+    ids = list(tokenizer.encode("a two words<tool_call>é<|eot_id|>", add_special=False))
+    assert tokenizer.token(ids[2]) == "two words"
+    for skip in (True, False):
+        check_every_prefix(tokenizer, ids, skip)
+
+
 def test_after_a_flush_the_next_answer_starts_anew(tokenizers: dict[str, Tokenizer]) -> None:
     """The space before the first word is taken off again, and no byte is left over."""
     tokenizer = tokenizers["mistral"]

@@ -40,6 +40,17 @@ def test_a_uniform_on_a_border_belongs_to_the_next_token(turn: int) -> None:
         assert int(categorical.draw_unfiltered(scores, params(uniform))) == turn
 
 
+def test_borders_between_different_tokens_are_as_sharp() -> None:
+    """Weights 1 and e**-1: where share times mass is exactly 1, u draws the second token, and a
+    top_p of that share keeps the first alone."""
+    row = torch.tensor([0.0, -1.0])
+    mass = 1.0 + float(np.exp(np.float32(-1.0)))
+    share = next(s for s in (1 / mass, np.nextafter(1 / mass, 1)) if s * mass == 1.0)
+    assert int(categorical.draw_filtered_exhaustively(row.unsqueeze(0), params(share))) == 1
+    assert draw_by_bins(row.numpy(), 1.0, 2, share, 0.0, LAST) == 0
+    assert draw_by_bins(row.numpy(), 1.0, 2, float(np.nextafter(share, 1)), 0.0, LAST) == 1
+
+
 @pytest.mark.parametrize("kept", range(1, 9))
 def test_a_share_that_is_reached_exactly_needs_no_further_token(kept: int) -> None:
     """Of eight equal tokens, top_p = n/8 keeps n; and so does a top_p just above (n-1)/8."""
