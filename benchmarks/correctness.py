@@ -29,7 +29,10 @@ from engine.core.batch import Batch
 from engine.core.stats import Snapshot
 from engine.model.attention import PagedAttention, TorchAttention, select_attention
 from engine.model.hf_model import HFModel, PagedModel, kv_shape_of
+from engine.model.kernels.native import load_native
 from engine.model.kv_cache import KVCache
+from engine.model.lean_model import LeanModel
+from engine.model.linear import optimise
 from engine.model.model_runner import ModelRunner
 from engine.model.step_input import StepInput
 from tests.model.engine_run import Setting, generate, make_runner, random_setting, random_work, run
@@ -119,17 +122,23 @@ def plain_logits(
     return seen
 
 
-def variants(module: Any) -> Iterator[tuple[str, PagedModel, HFModel, MakeAttention]]:
-    """Yield every way to run the model: runner's name, model, its reference, attention."""
+def variants(module: Any) -> Iterator[tuple[str, PagedModel, MakeAttention]]:
+    """Yield every way to run the model: runner's name, model, attention. `module` is kept whole."""
     model = HFModel(module)
-    yield "generic", model, model, TorchAttention
+    yield "generic", model, TorchAttention
+    native, needs = load_native(), model.needs
+    if native is None:
+        return
 
     def fastest(cache: KVCache) -> PagedAttention:
-        return select_attention(cache, model.needs)
+        return select_attention(cache, needs, native)
 
-    probe = KVCache(kv_shape_of(model.needs), 1, 16, model.device)
-    if fastest(probe).name != "torch":
-        yield "generic", model, model, fastest
+    swapped = HFModel(copy.deepcopy(module))
+    optimise(swapped.module, native)
+    yield "swapped", swapped, fastest
+    spent = HFModel(copy.deepcopy(module))
+    if LeanModel.supports(spent):
+        yield "lean", LeanModel(spent, native), fastest
 
 
 def measure(family: str, num_settings: int, seed: int) -> Iterator[Row]:
@@ -142,8 +151,9 @@ def measure(family: str, num_settings: int, seed: int) -> Iterator[Row]:
         work = random_work(draw, VOCAB, NUM_REQUESTS, MAX_NEW)
         sizes = [len(prompt) + new for prompt, new in work]
         plan.append((work, random_setting(draw, max(sizes), sum(sizes)), generate(full, work)))
+    reference, reference16 = HFModel(copy.deepcopy(full)), HFModel(copy.deepcopy(half))
     pairs = zip(variants(full), variants(half), strict=True)
-    for (name, model, reference, attention), (_, model16, reference16, attention16) in pairs:
+    for (name, model, attention), (_, model16, attention16) in pairs:
         tokens = mismatches = preemptions = hits = 0
         largest, ours, theirs, used = 0.0, 0.0, 0.0, ""
         for work, setting, expected in plan:

@@ -8,13 +8,17 @@ that a NaN left behind by one request can never reach another.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from engine.model.kv_cache import KVCache
 from engine.model.step_input import StepInput
+
+if TYPE_CHECKING:
+    from engine.model.kernels.native import NativeKernels
 
 # Bounds for one gather and one mask of the reference; larger work is done in several pieces.
 MAX_GATHERED_TOKENS = 1 << 16
@@ -280,7 +284,21 @@ def _attend_prompt(
         out[first:last] = result.transpose(0, 1).reshape(last - first, num_heads, head_dim)
 
 
-def select_attention(kv_cache: KVCache, needs: AttentionNeeds) -> PagedAttention:
-    """Return the fastest attention that supports this device, dtype, head size and block size."""
-    assert needs.num_kv_heads == kv_cache.shape.num_kv_heads
+def select_attention(
+    kv_cache: KVCache, needs: AttentionNeeds, native: NativeKernels | None = None
+) -> PagedAttention:
+    """Return the fastest attention that supports this device, dtype and head size.
+
+    `native` are the compiled CPU kernels, None where there are none.
+    """
+    # The backends know this module, so they can only be imported here.
+    if kv_cache.device.type == "cuda" and find_spec("triton") is not None:
+        from engine.model.kernels.triton_attention import TritonAttention
+
+        return TritonAttention(kv_cache)
+    if kv_cache.device.type == "cpu" and native is not None:
+        from engine.model.kernels.cpu_attention import CpuAttention, supports
+
+        if supports(kv_cache, needs):
+            return CpuAttention(kv_cache, native)
     return TorchAttention(kv_cache)

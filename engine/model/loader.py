@@ -7,27 +7,33 @@ knows every part of this room and how they fit together; none of them knows the 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
-from engine.core.errors import ModelLoadError
+from engine.core.errors import ExecutorFault, ModelLoadError
 from engine.core.executor import Capacity
 from engine.model.attention import PagedAttention, TorchAttention, select_attention
-from engine.model.checkpoint import LIBRARY_ERRORS, Checkpoint, one_line, open_checkpoint
+from engine.model.checkpoint import Checkpoint, one_line, open_checkpoint
+from engine.model.cuda_graphs import DecodeGraphs, graph_sizes
+from engine.model.hf_loading import load_hf_model
 from engine.model.hf_model import HFModel, PagedModel, kv_shape_of
+from engine.model.kernels.native import NativeKernels, load_native
 from engine.model.kv_cache import KVCache
+from engine.model.lean_model import LeanModel
+from engine.model.linear import optimise
 from engine.model.memory import available_bytes, check_weights_fit, plan_kv
-from engine.model.model_runner import ModelRunner, RunnerInfo
+from engine.model.model_runner import (
+    ModelRunner,
+    RunnerInfo,
+    StepFunction,
+    is_out_of_memory,
+    warm_up_batches,
+)
 from engine.model.sampler import Sampler
 from engine.model.self_check import MakeAttention, expected_of, passes, relative_error
+from engine.model.step_input import StepInputBuilder
 
 Progress = Callable[[str, float], None]
 RUNNERS = ("auto", "generic", "lean")
@@ -36,7 +42,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # (docs/performance.md).
 CPU_BATCH, CUDA_BATCH = (512, 64), (8192, 256)
 
-_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block)\.\d+\.")
 _logger = logging.getLogger(__name__)
 
 
@@ -92,14 +97,38 @@ def load_runner(
     kind = pick_dtype(dtype, checkpoint, where)
     num_bytes = checkpoint.num_weights * kind.itemsize
     check_weights_fit(num_bytes, available_bytes(where), checkpoint.name)
+    try:
+        return _load(checkpoint, where, kind, limits, runner, report)
+    except (ExecutorFault, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise ModelLoadError(
+            f"{model} does not fit: out of memory on {where}, lower --max-batch-tokens or"
+            " --kv-cache-memory"
+        ) from error
 
+
+def _load(
+    checkpoint: Checkpoint,
+    where: torch.device,
+    kind: torch.dtype,
+    limits: _Limits,
+    runner: str,
+    report: Progress,
+) -> ModelRunner:
+    """Load the weights, verify the model, size its pool and warm it up."""
     report("loading the weights", 0.05)
-    hf_model = load_hf_model(checkpoint, where, kind, max_model_len)
-    report("comparing with transformers", 0.6)
-    found = verify(hf_model, block_size, runner)
+
+    def load() -> HFModel:
+        loaded = load_hf_model(checkpoint, where, kind, limits.max_model_len)
+        report("comparing with transformers", 0.6)
+        return loaded
+
+    native = load_native() if where.type == "cpu" else None
+    found = verify(load, limits.block_size, runner, native)
 
     report("making the KV cache", 0.8)
-    cache, capacity = _make_pool(found.model, limits)
+    cache, capacity = _make_pool(found, limits)
     attention = found.make_attention(cache)
     info = RunnerInfo(
         model=checkpoint.name,
@@ -111,9 +140,10 @@ def load_runner(
         kv_cache_bytes=cache.num_bytes,
         self_check_error=found.error,
     )
-    sampler = Sampler(found.model.vocab_size)
-    made = ModelRunner(found.model, attention, sampler, capacity, info)
+    sampler = Sampler(found.model.vocab_size, native)
     report("warming up", 0.9)
+    step = _recorded_step(found.model, attention, capacity)
+    made = ModelRunner(found.model, attention, sampler, capacity, info, step=step)
     made.warm_up()
     report("ready", 1.0)
     return made
@@ -149,9 +179,11 @@ def _limits(
     return limits
 
 
-def _make_pool(model: PagedModel, limits: _Limits) -> tuple[KVCache, Capacity]:
+def _make_pool(found: Verified, limits: _Limits) -> tuple[KVCache, Capacity]:
     """Return the pool that the device's memory allows, and what it can hold."""
+    model = found.model
     shape = kv_shape_of(model.needs)
+    step_bytes = _step_bytes(found, limits) if model.device.type == "cuda" else 0
     plan = plan_kv(
         shape,
         block_size=limits.block_size,
@@ -159,18 +191,60 @@ def _make_pool(model: PagedModel, limits: _Limits) -> tuple[KVCache, Capacity]:
         is_len_fixed=limits.max_model_len is not None,
         max_batch_requests=limits.max_batch_requests,
         wanted_bytes=limits.kv_cache_bytes,
-        available=available_bytes(model.device),
+        available=available_bytes(model.device) - step_bytes,
         device=model.device,
     )
     cache = KVCache(shape, plan.num_blocks, limits.block_size, model.device)
-    capacity = Capacity(
-        num_blocks=plan.num_blocks,
+    return cache, _capacity(limits, plan.num_blocks, plan.max_model_len)
+
+
+def _capacity(limits: _Limits, num_blocks: int, max_model_len: int) -> Capacity:
+    return Capacity(
+        num_blocks=num_blocks,
         block_size=limits.block_size,
-        max_model_len=plan.max_model_len,
+        max_model_len=max_model_len,
         max_batch_tokens=limits.max_batch_tokens,
         max_batch_requests=limits.max_batch_requests,
     )
-    return cache, capacity
+
+
+def _step_bytes(found: Verified, limits: _Limits) -> int:
+    """Measure what the largest steps need on a GPU beside weights and pool, graphs included."""
+    model = found.model
+    num_blocks = -(-model.max_model_len // limits.block_size)
+    cache = KVCache(kv_shape_of(model.needs), num_blocks, limits.block_size, model.device)
+    model.bind(found.make_attention(cache))
+    builder = StepInputBuilder(limits.block_size, model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    for batch in warm_up_batches(_capacity(limits, num_blocks, model.max_model_len)):
+        model.step(builder.build(batch))
+    peak = torch.cuda.max_memory_allocated(model.device) - before
+    torch.cuda.empty_cache()
+    kept_logits = sum(graph_sizes(limits.max_batch_requests)) * model.vocab_size
+    return peak + kept_logits * model.dtype.itemsize
+
+
+def _recorded_step(
+    model: PagedModel, attention: PagedAttention, capacity: Capacity
+) -> StepFunction | None:
+    """Return a step that replays CUDA graphs; None where there are none to record.
+
+    The torch reference plans its gathers on the host, which a graph cannot replay.
+    """
+    if model.device.type != "cuda" or isinstance(attention, TorchAttention):
+        return None
+    model.bind(attention)
+    max_blocks = -(-capacity.max_model_len // capacity.block_size)
+    graphs = DecodeGraphs(
+        model.step, capacity.max_batch_requests, max_blocks, capacity.block_size, model.device
+    )
+    try:
+        graphs.record()
+    except RuntimeError as error:
+        _logger.warning("steps run without CUDA graphs: %s", one_line(error))
+        return None
+    return graphs.step
 
 
 def pick_device(name: str) -> torch.device:
@@ -205,65 +279,50 @@ def pick_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> torch
     return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
 
 
-def load_hf_model(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, max_model_len: int | None
-) -> HFModel:
-    """Load the weights and put the model on paged attention; ModelLoadError in one line."""
-    try:
-        with _quiet_transformers():
-            module, report = AutoModelForCausalLM.from_pretrained(
-                checkpoint.path,
-                config=checkpoint.config,
-                dtype=dtype,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            module = module.to(device)
-    except (*LIBRARY_ERRORS, SafetensorError) as error:
-        raise ModelLoadError(
-            f"{checkpoint.name} cannot be loaded by transformers {transformers.__version__}:"
-            f" {one_line(error)}"
-        ) from error
-    _check_names(checkpoint, set(report["missing_keys"]), set(report["unexpected_keys"]))
-    return HFModel(module, max_model_len)
+def verify(
+    load: Callable[[], HFModel],
+    block_size: int,
+    runner: str = "auto",
+    native: NativeKernels | None = None,
+) -> Verified:
+    """Return the fastest way to run the model that agrees with transformers' own forward.
 
-
-def _check_names(checkpoint: Checkpoint, missing: set[str], unexpected: set[str]) -> None:
-    """Refuse weights that were made up, and layers that were left out; both load without error."""
-    if missing:
-        raise ModelLoadError(
-            f"{checkpoint.name} lacks {len(missing)} of its weights, {min(missing)} for one"
-        )
-    layers = {name for name in unexpected if _LAYER.search(name)}
-    if layers:
-        raise ModelLoadError(
-            f"{checkpoint.name} has {len(layers)} weights that its config has no place for,"
-            f" {min(layers)} for one"
-        )
-    if unexpected:
-        _logger.warning("%s: %d weights are not used", checkpoint.name, len(unexpected))
-
-
-def verify(hf_model: HFModel, block_size: int, runner: str) -> Verified:
-    """Return the fastest way to run the model that agrees with transformers' own forward."""
-    expected = expected_of(hf_model)
+    Faster ways take a model's weights apart, so each further attempt loads them anew. Raises
+    ModelLoadError if no way agrees, or if `runner` names one that does not.
+    """
+    model = load()
+    family, dtype = model.family, model.dtype
+    expected = expected_of(model)
     if not all(bool(torch.isfinite(logits).all()) for logits in expected.logits):
         raise ModelLoadError(
-            f"{hf_model.family}: transformers itself computes NaN or infinity from these weights"
+            f"{family}: transformers itself computes NaN or infinity from these weights"
         )
+    needs = model.needs
 
     def fastest(cache: KVCache) -> PagedAttention:
-        return select_attention(cache, hf_model.needs)
+        return select_attention(cache, needs, native)
 
-    error = float("nan")
+    if runner != "generic" and native is not None and LeanModel.supports(model):
+        lean = LeanModel(model, native)
+        error = relative_error(lean, expected, fastest, block_size)
+        if passes(error, dtype):
+            return Verified(lean, fastest, "lean", error)
+        _logger.warning("%s: the lean runner is off by %.1e and is not used", family, error)
+        model = load()
+    if runner == "lean":
+        raise ModelLoadError(f"--runner lean cannot run {family} in {dtype} on {model.device} here")
+    swapped = optimise(model.module, native)
     for make_attention in (fastest, TorchAttention):
-        error = relative_error(hf_model, expected, make_attention, block_size)
-        if passes(error, hf_model.dtype):
-            return Verified(hf_model, make_attention, "generic", error)
-        _logger.warning("%s: %s is off by %.1e", hf_model.family, make_attention, error)
+        error = relative_error(model, expected, make_attention, block_size)
+        if not passes(error, dtype) and swapped:
+            _logger.warning("%s: off by %.1e with %s swapped", family, error, ", ".join(swapped))
+            model, swapped = load(), []
+            error = relative_error(model, expected, make_attention, block_size)
+        if passes(error, dtype):
+            return Verified(model, make_attention, "generic", error)
+        _logger.warning("%s: attention is off by %.1e", family, error)
     raise ModelLoadError(
-        f"{hf_model.family} computes something else when it is paged (relative error {error:.2g}),"
+        f"{family} computes something else when it is paged (relative error {error:.2g}),"
         " so its answers would be wrong"
     )
 
@@ -276,18 +335,3 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 def _say_nothing(_stage: str, _fraction: float) -> None:
     """The progress report of a caller who wants none."""
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' load report off the terminal: what matters of it is raised in one line."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bar:
-            transformers_logging.enable_progress_bar()

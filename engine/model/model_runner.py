@@ -111,7 +111,7 @@ class ModelRunner:
             logits = self._step(self._inputs.build(batch))
             tokens = self._sampler.sample(logits, rows) if rows else []
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise ExecutorFault(
                 f"step {batch.step}: out of memory on {self._info.device}"
@@ -151,6 +151,6 @@ def warm_up_batches(capacity: Capacity) -> tuple[Batch, ...]:
     return Batch(0, prompts), Batch(0, decodes)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """True for the device's own error class and for the CPU allocator's plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -10,6 +10,8 @@ import torch
 from tiny_models import random_model, tiny_config
 from transformers.utils import logging as transformers_logging
 
+from engine.model.kernels.native import NativeKernels, load_native
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
@@ -24,6 +26,12 @@ def one_thread() -> Iterator[None]:
 def quiet_transformers() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def native() -> NativeKernels | None:
+    """The compiled CPU kernels; None on a machine without a compiler."""
+    return load_native()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import zlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,16 +13,29 @@ from engine_run import generate, make_runner, random_setting, random_work, run
 from tiny_models import FAMILIES, REFUSED, VOCAB, random_model, tiny_config
 
 from engine.core.errors import ModelLoadError
-from engine.model.attention import TorchAttention
-from engine.model.hf_model import HFModel
+from engine.model.attention import TorchAttention, select_attention
+from engine.model.hf_model import HFModel, PagedModel
 from engine.model.loader import verify
-from engine.model.self_check import expected_of, passes, relative_error
+from engine.model.self_check import MakeAttention, expected_of, passes, relative_error
 
 NUM_REQUESTS = 64
 
 
+@pytest.fixture(params=["torch", "kernels"])
+def make_attention(request: pytest.FixtureRequest) -> Callable[[PagedModel], MakeAttention]:
+    """The reference, and whatever the loader would pick on this machine."""
+    if request.param == "torch":
+        return lambda model: TorchAttention
+    native = request.getfixturevalue("native")
+    if native is None:
+        pytest.skip("the CPU kernels cannot be compiled here")
+    return lambda model: lambda cache: select_attention(cache, model.needs, native)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_answers_are_transformers_own_token_for_token(family: str) -> None:
+def test_greedy_answers_are_transformers_own_token_for_token(
+    family: str, make_attention: Callable[[PagedModel], MakeAttention]
+) -> None:
     """64 requests, random chunk and block sizes, a pool for a tenth of them: equal in float32."""
     draw = random.Random(zlib.crc32(family.encode()))
     module = random_model(tiny_config(family))
@@ -32,7 +46,8 @@ def test_greedy_answers_are_transformers_own_token_for_token(family: str) -> Non
     model = HFModel(module)
     for _ in range(2):
         setting = random_setting(draw, longest, demand)
-        answers, snapshot = run(make_runner(model, setting), work, setting.seed)
+        runner = make_runner(model, setting, make_attention(model))
+        answers, snapshot = run(runner, work, setting.seed)
         assert answers == expected, setting
         assert snapshot.preemptions_total > 0, setting
         assert snapshot.cached_tokens_total > 0, setting
@@ -58,7 +73,7 @@ def test_a_family_that_would_be_silently_wrong_is_refused(family: str) -> None:
     """By the gate or by the comparison at load, in one short line."""
     module = random_model(tiny_config(family))
     with pytest.raises(ModelLoadError, match=r"^[^\n]{10,200}$"):
-        verify(HFModel(module), block_size=8, runner="generic")
+        verify(lambda: HFModel(module), block_size=8)
 
 
 def _relative(got: tuple[torch.Tensor, ...], want: tuple[torch.Tensor, ...]) -> float:

@@ -19,10 +19,14 @@ from engine.core.batch import Batch, Chunk
 from engine.core.errors import ModelLoadError
 from engine.core.request import SamplingParams
 from engine.model import loader, memory
+from engine.model.attention import TorchAttention
 from engine.model.checkpoint import open_checkpoint
+from engine.model.kernels.native import NativeKernels
 from engine.model.kv_cache import KVShape
+from engine.model.lean_model import LeanModel
 from engine.model.loader import load_runner, pick_device
 from engine.model.memory import GIB, plan_kv
+from engine.model.step_input import StepInput
 
 Damage = Callable[[Path], None]
 
@@ -187,6 +191,17 @@ def test_weights_that_do_not_fit_are_refused_before_loading(
         load_runner(str(llama_folder), "cpu")
 
 
+def test_running_out_of_memory_while_loading_is_one_line(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate\n 2 GiB")
+
+    monkeypatch.setattr(loader, "KVCache", full)
+    with pytest.raises(ModelLoadError, match="does not fit: out of memory on cpu"):
+        load_runner(str(llama_folder), "cpu")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_sound_model_loads_checks_itself_and_answers(dtype: str, llama_folder: Path) -> None:
     stages: list[tuple[str, float]] = []
@@ -279,3 +294,73 @@ def test_free_memory_is_what_the_kernel_and_the_container_both_allow(tmp_path: P
 def test_auto_is_a_device_that_exists() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto").type == expected
+
+
+class Careless(TorchAttention):
+    """An attention that lets the padding block, which nobody ever wrote, into its sums."""
+
+    name = "careless"
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> torch.Tensor:
+        return super().attend(layer, q, scale, window, softcap) + 0 * self.kv_cache.data[0].sum()
+
+
+def test_a_backend_that_reads_what_nobody_wrote_is_dropped_for_the_reference(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison at load runs over a pool of NaN, so such a read cannot go unseen."""
+    monkeypatch.setattr(loader, "select_attention", lambda cache, *_: Careless(cache))
+    assert load_runner(str(llama_folder), "cpu", runner="generic").info.attention == "torch"
+
+
+def test_the_lean_runner_is_taken_where_it_can_be(
+    llama_folder: Path, native: NativeKernels | None
+) -> None:
+    """A llama on a CPU with kernels; where there are none the generic runner serves it."""
+    runner = load_runner(str(llama_folder), "cpu")
+    assert runner.info.runner == ("generic" if native is None else "lean")
+    assert runner.info.self_check_error < 1e-4
+
+
+def test_a_lean_runner_that_is_wrong_is_not_used(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch, native: NativeKernels | None
+) -> None:
+    """The weights are loaded anew for the generic one, and its answers are right."""
+    if native is None:
+        pytest.skip("the CPU kernels cannot be compiled here")
+
+    class Wrong(LeanModel):
+        def step(self, inp: StepInput) -> torch.Tensor:
+            return super().step(inp).roll(1, -1)
+
+    monkeypatch.setattr(loader, "LeanModel", Wrong)
+    runner = load_runner(str(llama_folder), "cpu")
+    assert runner.info.runner == "generic"
+    assert runner.info.self_check_error < 1e-4
+
+
+def test_module_swaps_that_are_wrong_are_undone(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the swaps' own checks let through, the comparison of whole models still sees."""
+
+    def spoil(module: torch.nn.Module, _native: NativeKernels | None) -> list[str]:
+        with torch.no_grad():
+            module.get_parameter("model.layers.0.mlp.up_proj.weight").mul_(-1)
+        return ["1 Linear"]
+
+    monkeypatch.setattr(loader, "optimise", spoil)
+    assert load_runner(str(llama_folder), "cpu", runner="generic").info.self_check_error < 1e-4
+
+
+def test_asking_for_the_lean_runner_where_it_cannot_be_is_one_line(tmp_path: Path) -> None:
+    random_model(tiny_config("gpt2")).save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"--runner lean cannot run gpt2 in torch\.float32"):
+        load_runner(str(tmp_path), "cpu", runner="lean")
