@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import resource
@@ -52,12 +51,16 @@ def serve(settings: Settings) -> int:
 def engine_config(settings: Settings) -> EngineConfig:
     """Return what the engine's process is told."""
     memory = settings.kv_cache_gib
-    config = EngineConfig(
+    folder = Path(settings.model).expanduser()
+    return EngineConfig(
         model=settings.model,
+        # Clients get to see a folder's name, not where it lies on this machine.
+        served_name=folder.resolve().name if folder.is_dir() else "",
         device=settings.device,
         dtype=settings.dtype,
         policy=settings.policy,
         threads=settings.threads,
+        max_batch_tokens=settings.max_batch_tokens,
         max_model_len=settings.max_model_len,
         max_batch_requests=settings.max_running,
         kv_cache_bytes=None if memory is None else int(memory * GIB),
@@ -65,9 +68,6 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_waiting_requests=settings.max_queue + settings.max_running,
         max_waiting_prompt_tokens=2 * settings.max_queue_prompt_tokens,
     )
-    if settings.max_batch_tokens is None:
-        return config
-    return dataclasses.replace(config, max_batch_tokens=settings.max_batch_tokens)
 
 
 def raise_file_limit() -> None:
