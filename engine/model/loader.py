@@ -89,7 +89,7 @@ def load_runner(
     report("checking the model", 0.0)
     where = pick_device(device)
     if runner not in RUNNERS:
-        raise ModelLoadError(f"--runner {runner} is unknown: choose from {', '.join(RUNNERS)}")
+        raise ModelLoadError(f"runner {runner} is unknown: choose from {', '.join(RUNNERS)}")
     limits = _limits(
         where, max_model_len, max_batch_tokens, max_batch_requests, block_size, kv_cache_bytes
     )
@@ -104,7 +104,7 @@ def load_runner(
             raise
         raise ModelLoadError(
             f"{model} does not fit: out of memory on {where}, lower --max-batch-tokens or"
-            " --kv-cache-memory"
+            " --kv-cache-gib"
         ) from error
 
 
@@ -169,9 +169,9 @@ def _limits(
     flags = {
         "--max-model-len": limits.max_model_len,
         "--max-batch-tokens": limits.max_batch_tokens,
-        "--max-batch-requests": limits.max_batch_requests,
-        "--block-size": limits.block_size,
-        "--kv-cache-memory": limits.kv_cache_bytes,
+        "--max-running": limits.max_batch_requests,
+        "block size": limits.block_size,
+        "--kv-cache-gib": limits.kv_cache_bytes,
     }
     for flag, value in flags.items():
         if value is not None and value < 1:
@@ -310,7 +310,7 @@ def verify(
         _logger.warning("%s: the lean runner is off by %.1e and is not used", family, error)
         model = load()
     if runner == "lean":
-        raise ModelLoadError(f"--runner lean cannot run {family} in {dtype} on {model.device} here")
+        raise ModelLoadError(f"runner lean cannot run {family} in {dtype} on {model.device} here")
     swapped = optimise(model.module, native)
     for make_attention in (fastest, TorchAttention):
         error = relative_error(model, expected, make_attention, block_size)

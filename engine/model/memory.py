@@ -84,7 +84,7 @@ def plan_kv(
     if num_blocks < 1 or (num_blocks < blocks_per_request and is_len_fixed):
         raise ModelLoadError(
             f"{num_bytes / GIB:.3f} GiB of KV cache cannot hold one request of {max_model_len}"
-            f" tokens, which needs {one_request / GIB:.3f} GiB: raise --kv-cache-memory or lower"
+            f" tokens, which needs {one_request / GIB:.3f} GiB: raise --kv-cache-gib or lower"
             " --max-model-len"
         )
     return KVPlan(num_blocks, min(max_model_len, num_blocks * block_size))

@@ -150,12 +150,12 @@ def test_a_damaged_model_is_one_line_that_names_what_is_wrong(
         ({"device": "meta"}, "--device meta is not supported"),
         ({"device": "cuda:99"}, r"--device cuda:99 is not there: torch sees \d+ CUDA devices"),
         ({"dtype": "int4"}, "--dtype int4 is unknown"),
-        ({"runner": "fast"}, "--runner fast is unknown"),
+        ({"runner": "fast"}, "runner fast is unknown"),
         ({"max_model_len": 0}, "--max-model-len 0"),
         ({"max_model_len": 5000}, "5000 is more than llama allows here .256."),
         ({"max_batch_tokens": 0}, "--max-batch-tokens 0"),
-        ({"max_batch_requests": -4}, "--max-batch-requests -4"),
-        ({"block_size": 0}, "--block-size 0"),
+        ({"max_batch_requests": -4}, "--max-running -4"),
+        ({"block_size": 0}, "block size 0"),
         ({"kv_cache_bytes": 1}, "cannot hold one request of 256 tokens"),
         ({"kv_cache_bytes": 20_000, "max_model_len": 256}, "cannot hold one request"),
         ({"model": "/no/such/folder"}, "/no/such/folder does not exist"),
@@ -362,5 +362,5 @@ def test_module_swaps_that_are_wrong_are_undone(
 
 def test_asking_for_the_lean_runner_where_it_cannot_be_is_one_line(tmp_path: Path) -> None:
     random_model(tiny_config("gpt2")).save_pretrained(tmp_path)
-    with pytest.raises(ModelLoadError, match=r"--runner lean cannot run gpt2 in torch\.float32"):
+    with pytest.raises(ModelLoadError, match=r"runner lean cannot run gpt2 in torch\.float32"):
         load_runner(str(tmp_path), "cpu", runner="lean")
