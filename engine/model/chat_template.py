@@ -133,12 +133,23 @@ def _failure(error: Exception) -> str:
     return f"the chat template failed on these messages: {type(error).__name__}: {error}"
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without the attributes of classes: templates come from strangers."""
+class _Namespace(jinja2.utils.Namespace):
+    """A template's own variables; names with an underscore could pass for an object's internals."""
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse what Jinja refuses, and methods of classes such as `dict.mro`."""
-        return not isinstance(obj, type) and super().is_safe_attribute(obj, attr, value)
+    def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be a template's name
+        self, given = args[0], dict(*args[1:], **kwargs)
+        for name in given:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, given)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 class _Generation(Extension):
@@ -153,12 +164,13 @@ class _Generation(Extension):
         return nodes.Scope(body).set_lineno(line)
 
 
-def _environment() -> _Sandbox:
-    environment = _Sandbox(
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json  # Jinja's own would escape for HTML
     environment.globals["raise_exception"] = _raise_exception
+    environment.globals["namespace"] = _Namespace
     del environment.globals["lipsum"]  # random text
     return environment
 

@@ -74,6 +74,34 @@ def test_prompts_equal_those_of_transformers(
         assert encoded.count(ours.bos_token_id) == 1
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a\n  {% if true %}\n  b\n  {% endif %}\n c\n",  # blocks take their line with them
+        "{% set ns = namespace(n=1, self=2) %}{% set ns.n = ns.n + ns.self %}{{ ns.n }}",
+        "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}-{% endfor %}",
+        "{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}",
+        "{{ {'b': 'ü<', 'a': none} | tojson }} {{ [1] | tojson(indent=1) }}",
+        "{{ {'b': 1, 'a': [2]} | tojson(separators=(',', ':'), sort_keys=true) }}",
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+        "{{ dict(a=1).items() | list }} {{ cycler(1, 2).next() }} {{ range(3) | join('-') }}",
+        "{{ tools is none }} {{ documents is none }} {{ nothing is defined }} {{ eos_token }}",
+        "{{ messages[0].name is defined }} {{ add_generation_prompt }}",
+    ],
+)
+def test_the_language_is_that_of_transformers(
+    pairs: dict[str, tuple[Tokenizer, PreTrainedTokenizerFast]], source: str
+) -> None:
+    """Whitespace, scopes, loops, filters and globals of its Jinja, one by one."""
+    _, theirs = pairs["qwen"]
+    messages = [{"role": "user", "content": "x", "name": None}, *TALK]
+    expected = theirs.apply_chat_template(
+        messages, chat_template=source, tokenize=False, add_generation_prompt=True
+    )
+    template = ChatTemplate(source, {"eos_token": "<|im_end|>"})
+    assert template.render(messages, NOW) == expected
+
+
 def test_the_time_a_template_prints_is_handed_in(
     pairs: dict[str, tuple[Tokenizer, PreTrainedTokenizerFast]],
 ) -> None:
@@ -162,6 +190,9 @@ def test_messages_stay_as_the_caller_gave_them() -> None:
         ("{{ dict.mro() }}", "unsafe"),
         ("{{ strftime_now.__self__.year }}", "unsafe"),
         ("{{ raise_exception.__globals__.json }}", "unsafe"),
+        ("{% set ns = namespace(_x=1) %}", "_x"),
+        ("{% set ns = namespace() %}{% set ns.__class__ = 1 %}", "__class__"),
+        ("{{ lipsum() }}", "lipsum"),
     ],
 )
 def test_a_template_that_fails_is_one_kind_of_error(source: str, says: str) -> None:
