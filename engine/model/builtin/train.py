@@ -32,13 +32,15 @@ from engine.model.builtin.vocabulary import VOCABULARY_SIZE, encode, train_token
 class Recipe:
     """Everything that decides the weights besides the text: sizes, steps and learning rates."""
 
-    steps: int = 2100
+    steps: int = 2400
     samples_per_step: int = 96
     tokens_per_pass: int = 2048
-    warmup_steps: int = 60
-    fast_steps: int = 600
-    slow_share: float = 0.25
-    decay_share: float = 0.7
+    # The full rate learns the words quickly but is too coarse for sums and copying; the rate rises
+    # once more when the last phase of the corpus brings new work. Between points: straight lines.
+    rate_points: tuple[tuple[int, float], ...] = (
+        (-1, 0.0), (59, 1.0), (599, 1.0), (600, 0.25), (1050, 0.25), (1799, 0.0716667),
+        (1800, 0.15), (2400, 0.0),
+    )  # fmt: skip
     muon_rate: float = 0.02
     adam_rate: float = 0.003
     tokenizer_samples: int = 60_000
@@ -109,15 +111,11 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def rate_share(step: int, recipe: Recipe) -> float:
-    """Share of the full learning rate at a step.
-
-    The full rate learns the words quickly but is too coarse for sums and copying, so it holds only
-    for the first steps; then a quarter of it, and in the last part a straight line to zero.
-    """
-    if step < recipe.fast_steps:
-        return min(1.0, (step + 1) / recipe.warmup_steps)
-    left = (recipe.steps - step) / (recipe.steps - recipe.fast_steps)
-    return recipe.slow_share * min(1.0, left / recipe.decay_share)
+    """Share of the full learning rate at a step, on the lines between the points of the recipe."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(recipe.rate_points):
+        if x0 <= step <= x1:
+            return y0 + (y1 - y0) * (step - x0) / (x1 - x0)
+    return 0.0
 
 
 class Progress:

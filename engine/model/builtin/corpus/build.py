@@ -23,25 +23,26 @@ from engine.model.builtin.corpus.sample import Sample, finish, is_held_out, prom
 
 Draw = Callable[[random.Random], Sample]
 
-# Each topic with its share of the samples: at first, and once the texts are known by heart. What is
-# left to learn then, sums, counting, copying and spelling, are skills and need far more examples.
-MIXTURE: tuple[tuple[Draw, float, float], ...] = (
-    (draw_definition, 0.19, 0.09),
-    (draw_essay, 0.022, 0.012),
-    (draw_arithmetic, 0.235, 0.33),
-    (draw_comparison, 0.05, 0.06),
-    (draw_table, 0.008, 0.008),
-    (draw_counting, 0.07, 0.115),
-    (draw_fact, 0.115, 0.07),
-    (draw_yes_no, 0.05, 0.04),
-    (draw_list, 0.075, 0.045),
-    (draw_spelling, 0.065, 0.09),
-    (draw_talk, 0.04, 0.03),
-    (draw_copy, 0.05, 0.13),
-    (draw_dialog, 0.06, 0.04),
-    (draw_text, 0.015, 0.008),
+# Each topic with its share of the samples in three phases. The first learns the texts; what is then
+# left are skills, sums, copying and spelling, which need far more examples than facts; the last
+# phase is for the slowest of them, counting and comparing.
+MIXTURE: tuple[tuple[Draw, tuple[float, float, float]], ...] = (
+    (draw_definition, (0.19, 0.09, 0.055)),
+    (draw_essay, (0.022, 0.012, 0.006)),
+    (draw_arithmetic, (0.235, 0.33, 0.2)),
+    (draw_comparison, (0.05, 0.06, 0.2)),
+    (draw_table, (0.008, 0.008, 0.008)),
+    (draw_counting, (0.07, 0.115, 0.25)),
+    (draw_fact, (0.115, 0.07, 0.035)),
+    (draw_yes_no, (0.05, 0.04, 0.025)),
+    (draw_list, (0.075, 0.045, 0.02)),
+    (draw_spelling, (0.065, 0.09, 0.07)),
+    (draw_talk, (0.04, 0.03, 0.02)),
+    (draw_copy, (0.05, 0.13, 0.09)),
+    (draw_dialog, (0.06, 0.04, 0.02)),
+    (draw_text, (0.015, 0.008, 0.003)),
 )
-SKILLS_FROM_SAMPLE = 76_800
+PHASE_STARTS = (0, 76_800, 172_800)  # in samples
 _HELD_OUT_SEED = 20_261_121
 
 
@@ -51,8 +52,8 @@ def held_out(count: int = 600) -> list[Sample]:
     Every family of the mixture is represented, the rare ones by at least four per cent.
     """
     rng = random.Random(_HELD_OUT_SEED)
-    draws = [draw for draw, _, _ in MIXTURE if draw is not draw_text]
-    weights = [max(weight, 0.04) for draw, weight, _ in MIXTURE if draw is not draw_text]
+    draws = [draw for draw, _ in MIXTURE if draw is not draw_text]
+    weights = [max(phases[0], 0.04) for draw, phases in MIXTURE if draw is not draw_text]
     seen: set[str] = set()
     found: list[Sample] = []
     while len(found) < count:
@@ -70,12 +71,14 @@ def held_out(count: int = 600) -> list[Sample]:
 def training(seed: int) -> Iterator[Sample]:
     """Endless training conversations of one seed; none shares its prompt with a held-out one."""
     rng = random.Random(seed)
-    draws, weights, skill_weights = zip(*MIXTURE, strict=True)
+    draws = [draw for draw, _ in MIXTURE]
+    weights: list[float] = []
     forbidden = {prompt_id(sample) for sample in held_out()}
     yielded = 0
     while True:
-        if yielded == SKILLS_FROM_SAMPLE:
-            weights = skill_weights
+        if yielded in PHASE_STARTS:
+            phase = PHASE_STARTS.index(yielded)
+            weights = [phases[phase] for _, phases in MIXTURE]
         sample = rng.choices(draws, weights)[0](rng)
         if sample.key != "kept" and sample.family != "text" and is_held_out(sample.key):
             continue
