@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "safetensors", "tokenizers", "numpy", "rich"},
     ),
     # build.py is the one place that makes an executor by name, hence engine.model here.
-    "engine/serving": ({"engine.core", "engine.serving", "engine.model"}, {"zmq", "msgspec"}),
+    "engine/serving": ({"engine.core", "engine.serving", "engine.model"}, {"msgspec"}),
     "tenants": ({"tenants"}, {"sqlalchemy"}),
     "migrations": (
         {"migrations", "tenants", "gateway.settings"},
