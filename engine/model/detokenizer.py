@@ -8,11 +8,13 @@ average, however long the answer.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from engine.model.token_pieces import DecoderKind, byte_level_bytes, byte_of
 from engine.model.tokenizer import Tokenizer
+
+_CONTEXT_TOKENS = 8  # enough for an unfinished character and a word before it
 
 
 class _Stream(Protocol):
@@ -30,11 +32,22 @@ class _Stream(Protocol):
 class IncrementalDetokenizer:
     """Turns one answer's tokens into text, piece by piece."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
-        """Special tokens add no text unless `skip_special_tokens` is False."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        *,
+        context: Sequence[int] = (),
+    ) -> None:
+        """Special tokens add no text unless `skip_special_tokens` is False.
+
+        `context` are tokens that the text continues, a completion's prompt for example: then the
+        first word keeps its leading space, and a character begun there is completed here.
+        """
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._stream = _stream_for(tokenizer)
+        self.push(context[-_CONTEXT_TOKENS:])
 
     def push(self, ids: Iterable[int]) -> str:
         """Take some tokens and return the text that became final with them, often empty."""
@@ -54,7 +67,7 @@ class IncrementalDetokenizer:
     def flush(self) -> str:
         """End the answer: return what was held back, U+FFFD standing for incomplete characters.
 
-        Afterwards it is ready for the next answer.
+        Afterwards it is ready for the next answer, one without context.
         """
         rest = self._stream.pending()
         self._stream = _stream_for(self._tokenizer)

@@ -116,11 +116,18 @@ class OutputText:
         *,
         stop_token_ids: Collection[int] = (),
         skip_special_tokens: bool = True,
+        context: Sequence[int] = (),
     ) -> None:
-        """`stop_token_ids` end an answer at the engine: they are counted, but add no text."""
-        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens)
+        """`stop_token_ids` end an answer at the engine: they are counted, but add no text.
+
+        With `skip_special_tokens` the model's own end tokens are silent too, special or not.
+        `context`: the prompt's tokens where the text continues the prompt's, as a completion's
+        does and a chat's answer does not (see IncrementalDetokenizer).
+        """
+        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens, context=context)
         self._matcher = StopStringMatcher(stops)
-        self._silent = frozenset(stop_token_ids)
+        own = tokenizer.stop_token_ids if skip_special_tokens else ()
+        self._silent = frozenset((*stop_token_ids, *own))
         self._finished = False
         self._num_tokens = 0
 

@@ -106,6 +106,46 @@ def test_an_emoji_of_several_tokens_appears_with_its_last(
         assert last + detokenizer.push(following) == "🙂the"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(min_size=1, max_size=30), at=st.integers(0, 30))
+def test_a_text_goes_on_where_its_context_ended(
+    tokenizers: dict[str, Tokenizer], family: str, text: str, at: int
+) -> None:
+    """Property: the decode of a prompt, and the pieces after it, are the decode of both.
+
+    A cut in a run of bytes is moved to its end: what a prompt shows of half a character is no
+    beginning of the whole one.
+    """
+    tokenizer = tokenizers[family]
+    ids = tokenizer.encode("a " + text)
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    prompt, count = "", 0
+    while count < len(ids) and (count <= at or detokenizer.pending()):
+        prompt += detokenizer.push([ids[count]])
+        count += 1
+    after = IncrementalDetokenizer(tokenizer, context=ids[:count])
+    rest = "".join(after.push([token_id]) for token_id in ids[count:]) + after.flush()
+    if not detokenizer.pending():
+        assert prompt + rest == tokenizer.decode(ids)
+
+
+def test_a_completion_keeps_the_space_before_its_first_word(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    """Only where there is a context; a chat's answer begins a text of its own."""
+    tokenizer = tokenizers["mistral"]
+    prompt = tokenizer.encode("the")
+    answer = tokenizer.encode("fox", add_special=False)
+    assert IncrementalDetokenizer(tokenizer, context=prompt).push(answer) == " fox"
+    assert IncrementalDetokenizer(tokenizer).push(answer) == "fox"
+    half, rest = (
+        tokenizers["llama3"].encode("🙂", False)[:2],
+        tokenizers["llama3"].encode("🙂", False),
+    )
+    assert IncrementalDetokenizer(tokenizers["llama3"], context=half).push(rest[2:]) == "🙂"
+
+
 def test_added_tokens_are_read_as_the_library_reads_them(
     tokenizers: dict[str, Tokenizer],
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tokenizers_made_here as made
 from hypothesis import example, given, settings
@@ -149,3 +151,26 @@ def test_a_stop_token_adds_no_text_but_counts(tokenizers: dict[str, Tokenizer]) 
     piece = output.push(ids)
     assert piece.text + output.flush().text == tokenizer.decode(ids[:-1])
     assert piece.num_tokens == output.num_tokens == len(ids)
+
+
+def test_the_models_end_tokens_are_silent_even_if_they_are_not_special(tmp_path: Path) -> None:
+    """A generation file may name an ordinary word; it shows only where special tokens shall."""
+    backend = made.byte_level([])
+    ids = backend.encode("hello the", add_special_tokens=False).ids
+    end = backend.token_to_id("Ġthe")
+    assert ids[-1] == end
+    tokenizer = Tokenizer.load(
+        made.write_folder(tmp_path, backend, {}, generation_config={"eos_token_id": end})
+    )
+    assert end not in tokenizer.special_ids
+    assert OutputText(tokenizer).push(ids).text == "hello"
+    assert OutputText(tokenizer, skip_special_tokens=False).push(ids).text == "hello the"
+
+
+def test_a_completion_is_searched_without_its_prompt(tokenizers: dict[str, Tokenizer]) -> None:
+    """The context shapes the first word, but a stop string in it ends nothing."""
+    tokenizer = tokenizers["mistral"]
+    prompt = tokenizer.encode("the fox")
+    output = OutputText(tokenizer, ["fox", "the fox dog"], context=prompt)
+    piece = output.push(tokenizer.encode("dog", add_special=False))
+    assert (piece.text + output.flush().text, piece.finished) == (" dog", False)
