@@ -181,6 +181,21 @@ def test_a_hub_model_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> 
         load_runner("someone/something")
 
 
+def test_a_hub_model_in_the_cache_needs_no_network(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--someone--something"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    (folder / "snapshots").mkdir()
+    llama_folder.rename(folder / "snapshots" / ("a" * 40))
+    checkpoint = open_checkpoint("someone/something")
+    assert checkpoint.path == folder / "snapshots" / ("a" * 40)
+    assert checkpoint.num_weights > 0
+
+
 def test_weights_that_do_not_fit_are_refused_before_loading(
     llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
