@@ -198,6 +198,7 @@ class World:
             assert (event.stats is None) == (event.finish_reason is None)
             if event.stats is not None:
                 truth.end = event.stats
+                self.steps_without_progress = 0
                 self._check_end(truth, event)
                 del self.live[event.request_id]
                 self.ended.append(truth)
@@ -258,11 +259,20 @@ class World:
             assert all(policy.keep_rank(r, view) > best for r in planner.preempted)
 
     def _note_progress(self, progressed: bool) -> None:
-        """Law L12, with the bound that holds when all live prompts are computed one by one."""
+        """Law L12: within K steps somebody gets a token or ends.
+
+        K is the steps of one longest history and one more where the first that came is served
+        first; a policy that ranks by dice needs a few times as many.
+        """
         self.steps_without_progress = 0 if progressed else self.steps_without_progress + 1
-        capacity = self.core.capacity
-        one = -(-capacity.max_model_len // capacity.max_batch_tokens)
-        assert self.steps_without_progress <= 2 * (capacity.max_batch_requests + 1) * (one + 1)
+        capacity, policy = self.core.capacity, self.core.policy
+        if policy.name == "hostile":
+            bound = 4 * -(-capacity.max_model_len // capacity.max_batch_tokens) + 8
+        else:
+            limits = policy.limits(self.core._scheduler.planner.view(self.now_ns))
+            budget = min(limits.max_tokens, capacity.max_batch_tokens)
+            bound = -(-capacity.max_model_len // budget) + 1
+        assert self.steps_without_progress <= bound
 
     def check(self) -> None:
         self.core.check_integrity()
