@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import sampler_reference as reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.model.random_stream import splitmix64, uniforms
@@ -24,6 +24,7 @@ def test_the_finaliser_gives_the_published_numbers() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(-(2**70), 2**70), st.integers(0, 2**40)), min_size=1, max_size=20

@@ -62,6 +62,7 @@ def test_every_cut_gives_what_a_search_of_the_whole_text_gives(
     assert (out, matched) == naive(text, stops)
 
 
+@settings(deadline=None)
 @given(text=LETTERS, more=LETTERS, stops=STOPS)
 def test_looking_ahead_takes_nothing(text: str, more: str, stops: list[str]) -> None:
     """`would_match` tells what `push` would find and leaves the matcher as it was."""
