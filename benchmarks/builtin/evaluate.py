@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import difflib
+import itertools
 import json
 import platform
 import sys
@@ -25,12 +26,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.core.clock import MonotonicClock
 from engine.model.builtin import builtin_path
-from engine.model.builtin.corpus.build import held_out
-from engine.model.builtin.corpus.sample import Sample
+from engine.model.builtin.corpus.build import held_out, training
+from engine.model.builtin.corpus.sample import Sample, prompt_id
+from engine.model.builtin.train import Recipe
 from engine.model.builtin.vocabulary import messages
 
 MOST_TOKENS = 400
 NEAR_ENOUGH = 0.9
+# The mixture of topics was tuned while looking at the default draw, so a second one is judged too.
+FRESH_SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,14 @@ def summary(samples: list[Sample], answers: list[Answer]) -> dict[str, Any]:
     }
 
 
+def fresh_questions(count: int) -> list[Sample]:
+    """A second draw, without the prompts of the first and without any that training has shown."""
+    recipe = Recipe()
+    trained = itertools.islice(training(0), recipe.steps * recipe.samples_per_step)
+    known = {prompt_id(sample) for sample in itertools.chain(trained, held_out(count))}
+    return [s for s in held_out(count, FRESH_SEED) if prompt_id(s) not in known]
+
+
 def samples_page(samples: list[Sample], answers: list[Answer], count: int = 30) -> str:
     """A page of questions and full answers, every family in turn, wrong ones marked."""
     by_family: dict[str, list[int]] = collections.defaultdict(list)
@@ -170,6 +182,11 @@ def main() -> None:
         results[name]["seconds"] = round((clock.now_ns() - started_ns) / 1e9, 1)
         results["parameters"] = model.num_parameters()
         sys.stdout.write(f"{name}: {json.dumps(results[name], indent=1)}\n")
+        if dtype == torch.bfloat16:
+            fresh = fresh_questions(chosen.count)
+            results["fresh_questions"] = len(fresh)
+            told = ask(model, tokenizer, fresh, chosen.batch)
+            results["fresh_draw_bfloat16"] = summary(fresh, told)
     if chosen.show_wrong:
         for sample, answer in zip(samples, answers, strict=True):
             if not is_right(sample, answer):

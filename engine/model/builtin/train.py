@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -233,6 +234,8 @@ def train(seed: int, out: Path, recipe: Recipe, resume: bool = True) -> None:
     save(model, tokenizer, out)
     figures = {"seed": seed, "threads": torch.get_num_threads(), **progress.figures()}
     (out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(out / "latest", ignore_errors=True)
     sys.stderr.write(f"\nwritten to {out}\n")
 
 
