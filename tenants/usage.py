@@ -20,6 +20,7 @@ from tenants.values import UsageRecord
 ROWS_PER_STATEMENT = 500  # 17 columns each: under the 32,766 parameters that both databases allow
 MAX_ROWS = 1000
 
+_TABLE = Usage.metadata.tables[Usage.__tablename__]
 _FIELDS = tuple(field.name for field in dataclasses.fields(UsageRecord))
 
 
@@ -30,14 +31,16 @@ async def insert_usage(database: Database, records: Sequence[UsageRecord]) -> in
     `DatabaseUnavailable` with nothing written.
     """
     new = 0
+    make = postgresql.insert if database.backend == "postgresql" else sqlite.insert
+    # Rows go as parameters of one statement that is compiled once: as part of the statement they
+    # would cost the caller's thread a quarter of a millisecond each.
+    statement = make(_TABLE).on_conflict_do_nothing().returning(_TABLE.c.request_id)
     async with database.write() as session:
+        connection = await session.connection()
         for start in range(0, len(records), ROWS_PER_STATEMENT):
             part = records[start : start + ROWS_PER_STATEMENT]
             rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
-            make = postgresql.insert if database.backend == "postgresql" else sqlite.insert
-            statement = make(Usage).values(rows).on_conflict_do_nothing()
-            result = await session.scalars(statement.returning(Usage.request_id))
-            new += len(result.all())
+            new += len((await connection.execute(statement, rows)).all())
     return new
 
 
