@@ -135,7 +135,7 @@ def _swap_all(
             if replacement is None:
                 continue
             if not _agree(child, replacement):
-                _logger.warning("%s.%s stays as it is", type(parent).__name__, name)
+                _logger.info("%s.%s stays as it is", type(parent).__name__, name)
                 continue
             setattr(parent, name, replacement)
             count += 1
