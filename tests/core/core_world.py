@@ -270,7 +270,8 @@ class World:
             bound = 4 * -(-capacity.max_model_len // capacity.max_batch_tokens) + 8
         else:
             limits = policy.limits(self.core._scheduler.planner.view(self.now_ns))
-            budget = min(limits.max_tokens, capacity.max_batch_tokens)
+            # A limit of nothing is not kept (law L11): the executor's own holds then.
+            budget = min(limits.max_tokens, capacity.max_batch_tokens) or capacity.max_batch_tokens
             bound = -(-capacity.max_model_len // budget) + 1
         assert self.steps_without_progress <= bound
 

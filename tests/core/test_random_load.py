@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import patch
 
 import pytest
 from core_fakes import VOCABULARY, HostilePolicy
@@ -10,6 +11,7 @@ from core_world import World
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from engine.core import planner
 from engine.core.engine_core import CoreConfig
 from engine.core.executor import Capacity
 from engine.core.policies import POLICIES, make_policy
@@ -103,6 +105,16 @@ def test_every_request_gets_the_answer_of_its_own_history(name: str, seed: int, 
     if calm:
         ends = [truth.end for truth in world.ended]
         assert all(end is not None and end.finish_reason in ("stop", "length") for end in ends)
+
+
+@given(seed=st.integers(0, 2**32), bound=st.integers(0, 2))
+def test_the_preemption_bound_is_exact(seed: int, bound: int) -> None:
+    """Law L16 under a bound that is reached in nearly every load, and all are served in the end."""
+    with patch.object(planner, "MAX_PREEMPTIONS", bound):
+        world = run_load(seed, make_policy("fcfs"), calm=True)
+    most = max(truth.end.preemptions for truth in world.ended if truth.end)
+    event(f"most preemptions of one request: {most} of {bound}")
+    assert most <= bound
 
 
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(["fcfs", "sarathi", "hostile"]))
