@@ -8,9 +8,10 @@ only. Headers are sent with the first text: until then every failure is a plain 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
@@ -25,6 +26,7 @@ from gateway.live import LiveAnswers
 from gateway.telemetry import AnswerRecord, Telemetry
 
 EXTENSION = "tiergate"  # what gateway/server.py adds to a request's scope
+TIER_HEADER = "x-tiergate-tier"  # the served tier by its own name, beside OpenAI's `service_tier`
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
@@ -107,7 +109,7 @@ class AnswerResponse(Response):
         body = orjson.dumps(plan.shape.body(plan.heading, finished, answer.usage()))
         answer.is_done = True
         headers = {"content-type": "application/json", "cache-control": "no-store"}
-        await _start(send, {**headers, "content-length": str(len(body))})
+        await self._start(send, {**headers, "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, send: Send) -> None:
@@ -120,7 +122,7 @@ class AnswerResponse(Response):
                     payload = b"".join(self._chunks(parts))
                     if not started:
                         started = True
-                        await _start(send, STREAM_HEADERS)
+                        await self._start(send, STREAM_HEADERS)
                         payload = b"".join(self._openings()) + payload
                     await self._write(send, payload)
                     self._stamp(choice, num_tokens)
@@ -135,6 +137,12 @@ class AnswerResponse(Response):
             last = event(error.body())  # and no [DONE]: this end can be told from a good one
         answer.is_done = True
         await self._write(send, last, more=False)
+
+    async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
+        # Names are the operator's; one that a header cannot carry is quoted as in a URL.
+        tier = quote(self._plan.tier.name, safe=" ")
+        raw = [(k.encode(), v.encode()) for k, v in {**headers, TIER_HEADER: tier}.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def _write(self, send: Send, payload: bytes, *, more: bool = True) -> None:
         self._answer.writing_since_ns = self._clock.now_ns()
@@ -196,8 +204,3 @@ class AnswerResponse(Response):
                 is_client_error=is_client_error,
             )
         )
-
-
-async def _start(send: Send, headers: dict[str, str]) -> None:
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": raw})

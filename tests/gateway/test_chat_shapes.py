@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from door_kit import CHAT, Door, chat_body, open_door, sse
+from door_kit import CHAT, TEXT, Door, chat_body, open_door, sse, text_body
 from talking_executor import ALPHABET, next_seeded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -251,3 +251,18 @@ async def test_the_served_tier_is_named_and_can_only_go_down(door: Door) -> None
     assert (await served("premium", "flex"))[0] == 400
     assert (await served("premium", "turbo"))[0] == 400
     assert billed == {("premium", "premium"), ("premium", "free"), ("free", "free")}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_answer_names_the_served_tier_in_a_header(door: Door, stream: bool) -> None:
+    """x-tiergate-tier is the tier's own name; a client's header of that name changes nothing."""
+    for tier, wanted, served in [
+        ("premium", "auto", "premium"),
+        ("premium", "default", "free"),
+        ("free", "auto", "free"),
+    ]:
+        body = chat_body(max_tokens=1, service_tier=wanted, stream=stream)
+        response = await door.post(CHAT, body, tier, **{"x-tiergate-tier": "premium"})
+        assert response.headers.get_list("x-tiergate-tier") == [served]
+        text = await door.post(TEXT, text_body(max_tokens=0, stream=stream), tier)
+        assert text.headers["x-tiergate-tier"] == tier
