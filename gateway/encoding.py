@@ -7,6 +7,7 @@ rank and objectives come from the tier's row.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
@@ -186,13 +187,15 @@ class Encoder:
         tier = choose_tier(body.service_tier, principal, tiers)
         asked = body.prompts
         prompts = await self.codec.encode_prompts(asked)
+        plan = self._plan(body, TEXT, principal, tier, prompts, arrival_ns)
+        if not body.echo:
+            return plan
+        # Only now: prompts that fit the context are short enough to be decoded on the event loop.
         echoes = tuple(
             text if isinstance(text, str) else self.codec.decode(tokens)
             for text, tokens in zip(asked, prompts, strict=True)
         )
-        return self._plan(
-            body, TEXT, principal, tier, prompts, arrival_ns, echoes if body.echo else ()
-        )
+        return dataclasses.replace(plan, echoes=echoes)
 
     def _plan(
         self,
@@ -202,7 +205,6 @@ class Encoder:
         tier: TierRecord,
         prompts: Sequence[tuple[int, ...]],
         arrival_ns: int,
-        echoes: tuple[str, ...] = (),
     ) -> Plan:
         if not all(prompts):
             raise bad_value("prompt", "A prompt must have at least one token.")
@@ -231,5 +233,4 @@ class Encoder:
             arrival=now - timedelta(seconds=waited_s),
             stream=bool(body.stream),
             usage_chunk=body.wants_usage_chunk,
-            echoes=echoes,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from door_kit import TEXT, Door, open_door, sse, text_body
 from talking_executor import ALPHABET
+
+from gateway.text import TextCodec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -112,6 +114,25 @@ async def test_echo_repeats_the_prompt(door: Door) -> None:
     body = text_body([97], echo=True, max_tokens=2, stream=True)
     streamed = sse((await door.post(TEXT, body)).text)
     assert "".join(e["choices"][0]["text"] for e in streamed[:-1]) == "abc"
+
+
+async def test_only_an_echo_of_what_fits_is_decoded(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of token ids are never decoded on the event loop: they are refused before."""
+    decoded: list[int] = []
+    real = TextCodec.decode
+
+    def decode(codec: TextCodec, token_ids: Sequence[int]) -> str:
+        decoded.append(len(token_ids))
+        return real(codec, token_ids)
+
+    monkeypatch.setattr(TextCodec, "decode", decode)
+    assert (await door.post(TEXT, text_body([97] * 100_000, echo=True))).status_code == 400
+    assert (await door.post(TEXT, text_body([97], max_tokens=1))).status_code == 200
+    assert decoded == []
+    assert (await door.post(TEXT, text_body([97], echo=True, max_tokens=1))).status_code == 200
+    assert decoded == [1]
 
 
 async def test_best_of_is_refused_unless_it_means_nothing(door: Door) -> None:
