@@ -174,11 +174,16 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
 
 
 def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
+    is_due = False  # stays so until all of it is done: the counter tells of a change once only
+
     async def poll() -> None:
+        nonlocal is_due
         try:
-            if await services.auth.poll():
-                await services.live.recheck_keys(services.auth.still_opens)
+            is_due = await services.auth.poll() or is_due
+            if is_due:
                 services.tiers.current = tuple(await services.ledger.repository.list_tiers())
+                await services.live.recheck_keys(services.auth.still_opens)
+                is_due = False
         except LedgerError as error:
             logger.warning("key changes cannot be seen: %s", error)
 

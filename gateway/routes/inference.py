@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from gateway import metric_names as names
 from gateway.answer import Answer
-from gateway.errors import ApiError, Problem
+from gateway.errors import ApiError, Problem, unauthenticated
 from gateway.plan import Plan
 from gateway.principal import Principal
 from gateway.schemas import ChatBody, CompletionBody, InputModel, inlined_schema, parse_body
@@ -73,6 +73,10 @@ async def infer(request: Request, operation: str, make_plan: MakePlan) -> Respon
         principal = await authenticate(request, services)
         raw = await read(request, services)
         plan = await make_plan(raw, principal, services.tiers.current)
+        # A body may be long under way, and a key revoked meanwhile: nothing watches it before its
+        # answer is among the live ones. Answered from memory unless some key has changed.
+        if not await services.auth.still_opens(principal.digest):
+            raise unauthenticated()
         return respond(request, services, plan)
     except ApiError as error:
         count_refusal(request, services, operation, principal, error)

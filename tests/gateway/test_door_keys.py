@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,7 +19,7 @@ from gateway.errors import ApiError, Problem
 from tenants.errors import DatabaseUnavailable
 from tenants.keys import generate_key
 from tenants.repository import Repository
-from tenants.values import KeyWithTenant
+from tenants.values import KeyWithTenant, TierRecord
 
 
 class CountingRepository:
@@ -220,3 +221,51 @@ async def test_a_model_that_is_not_on_the_list_is_forbidden_and_unseen(door: Doo
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
     assert (await door.http.get("/v1/models", headers=headers)).json()["data"] == []
     assert (await door.http.get("/v1/models/talker", headers=headers)).status_code == 404
+
+
+async def test_a_key_revoked_while_the_body_is_under_way_opens_nothing(tmp_path: Path) -> None:
+    """What was checked before a slow body is checked again after it."""
+    async with open_door(tmp_path) as door:
+        body = json.dumps(chat_body()).encode()
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield body[:10]
+            arrived.set()
+            await go_on.wait()
+            yield body[10:]
+
+        headers = door.auth("free")
+        slow = asyncio.create_task(door.http.post(CHAT, content=slowly(), headers=headers))
+        await arrived.wait()
+        version = await door.ledger.repository.keys_version()
+        assert (await door.post(CHAT, chat_body(max_tokens=1), "free")).status_code == 200
+        await asyncio.sleep(0.1)
+        await door.ledger.repository.revoke_key(door.keys["free"], utc_now())
+        assert await door.ledger.repository.keys_version() != version
+
+        async def is_refused() -> bool:
+            return bool((await door.post(CHAT, chat_body(max_tokens=1), "free")).status_code == 401)
+
+        await eventually(is_refused, "the revoked key is refused")
+        go_on.set()
+        assert (await slow).status_code == 401
+        await door.idle()
+
+
+async def test_a_change_is_followed_up_when_the_ledger_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger goes away between telling of a change and telling what it was."""
+    async with open_door(tmp_path) as door:
+        real, failures = Repository.list_tiers, iter([DatabaseUnavailable("unplugged")])
+
+        async def unplugged_once(repository: Repository) -> list[TierRecord]:
+            for failure in failures:
+                raise failure
+            return await real(repository)
+
+        monkeypatch.setattr(Repository, "list_tiers", unplugged_once)
+        before = door.services.tiers.current
+        await door.ledger.repository.revoke_key(door.keys["free"], utc_now())
+        await eventually(lambda: door.services.tiers.current is not before, "tiers are read")
