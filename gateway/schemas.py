@@ -24,6 +24,7 @@ MAX_LOGIT_BIAS = 1024  # entries
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
 MAX_TOKENS_FIELD = 2**31 - 1
+MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)]
@@ -55,7 +56,7 @@ class SamplingBody(InputModel):
     min_p: float | None = Field(None, ge=0.0, le=1.0)
     presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(None, ge=-2.0, le=2.0)
-    repetition_penalty: float | None = Field(None, gt=0.0, le=2.0)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=2.0)
     logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = Field(
         None, max_length=MAX_LOGIT_BIAS
     )

@@ -61,6 +61,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"n": "2"}, "n"),

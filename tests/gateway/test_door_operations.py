@@ -129,7 +129,8 @@ async def test_admin_routes_need_the_admin_token(door: Door) -> None:
     """Nobody else gets in: not without a token, not with a wrong one, not with an API key."""
     wrong: list[Any] = [
         {}, {"authorization": "Bearer tga_wrong"}, door.auth(),
-        {"authorization": "Basic !!!"}, {"authorization": f"Token {door.admin_token}"},
+        {"authorization": "Basic !!!"}, {"authorization": b"Basic \xe9"},
+        {"authorization": f"Token {door.admin_token}"},
     ]  # fmt: skip
     for path in ("/admin", "/admin/api/engine"):
         for headers in wrong:
