@@ -39,7 +39,7 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise InvalidValue(
             "the database URL must look like sqlite:///FILE or postgresql://USER@HOST/NAME"
         ) from None

@@ -41,8 +41,10 @@ def test_libpq_spelling_of_tls_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "a.db", "mysql://h/n", "sqlite://", "sqlite:///:memory:", "://", "postgresql"]
-)
+    "given",
+    ["", "a.db", "mysql://h/n", "sqlite://", "sqlite:///:memory:", "://", "postgresql",
+     "postgresql://u:secret@h:port/n"],
+)  # fmt: skip
 def test_other_urls_are_one_clear_error_without_their_text(given: str) -> None:
     """A URL may hold a password, so the message does not repeat it."""
     with pytest.raises(InvalidValue, match=r"sqlite:///FILE"):
