@@ -33,8 +33,9 @@ from engine.model.builtin.vocabulary import messages
 
 MOST_TOKENS = 400
 NEAR_ENOUGH = 0.9
-# The mixture of topics was tuned while looking at the default draw, so a second one is judged too.
-FRESH_SEED = 7
+# The mixture of topics was tuned while looking at the default draw and at another, so a third one,
+# which nobody looked at before the weights were final, is judged too.
+FRESH_SEED = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,14 @@ from engine.model.builtin.vocabulary import VOCABULARY_SIZE, encode, train_token
 class Recipe:
     """Everything that decides the weights besides the text: sizes, steps and learning rates."""
 
-    steps: int = 2400
+    steps: int = 3000
     samples_per_step: int = 96
     tokens_per_pass: int = 2048
     # The full rate learns the words quickly but is too coarse for sums and copying; the rate rises
-    # once more when the last phase of the corpus brings new work. Between points: straight lines.
+    # once more when a later phase of the corpus brings new work. Between points: straight lines.
     rate_points: tuple[tuple[int, float], ...] = (
         (-1, 0.0), (59, 1.0), (599, 1.0), (600, 0.25), (1050, 0.25), (1799, 0.0716667),
-        (1800, 0.15), (2400, 0.0),
+        (1800, 0.15), (2400, 0.0), (2401, 0.12), (3000, 0.0),
     )  # fmt: skip
     muon_rate: float = 0.02
     adam_rate: float = 0.003
