@@ -1,8 +1,10 @@
 """Llama, Mistral, Qwen2 and Qwen3 on a CPU, without modules; the same numbers as HFModel.
 
 A decode step of a small model spends most of its time between transformers' modules. Here a layer
-is four packed products and four kernels. Weights, rotary factors and windows are taken from a
-loaded HFModel, which is empty afterwards; the loader compares both before anyone is served.
+is four packed products and four kernels; where the products are our own, all layers are one call,
+and where they are oneDNN's, Python goes from kernel to kernel. Weights, rotary factors and windows
+are taken from a loaded HFModel, which is empty afterwards; the loader compares both before anyone
+is served.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch import nn
 from engine.core.errors import ModelLoadError
 from engine.model.attention import AttentionNeeds, PagedAttention
 from engine.model.hf_model import HFModel, kv_shape_of
-from engine.model.kernels.native import DTYPE_CODES, MAX_HEAD_DIM, NativeKernels
+from engine.model.kernels.native import DTYPE_CODES, MAX_HEAD_DIM, NativeKernels, PackedGemm
+from engine.model.kernels.native_decoder import LayerWeights, NativeDecoder, StackShape, View
 from engine.model.kv_cache import KVCache
 from engine.model.linear import Linear, pack_linear, pack_swiglu
 from engine.model.step_input import StepInput
@@ -41,15 +44,6 @@ class _Layer:
     window: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _View:
-    """Whose keys each row of the attention sees; see StepInput for shapes."""
-
-    block_tables: torch.Tensor
-    first_rows: torch.Tensor
-    context_lens: torch.Tensor
-
-
 class LeanModel:
     """A PagedModel (see engine.model.hf_model) of a family whose layers are known by heart."""
 
@@ -66,6 +60,7 @@ class LeanModel:
         self._heads = (needs.num_heads, needs.num_kv_heads, needs.head_dim)
         self._scale = float(needs.head_dim**-0.5)
         self._cache: KVCache | None = None
+        self._decoder: NativeDecoder | None = None
         try:
             with torch.inference_mode():
                 self._take(model.module)
@@ -140,13 +135,28 @@ class LeanModel:
         """Use this attention's pools from now on; the kernels are this model's own."""
         assert attention.kv_cache.shape == kv_shape_of(self._needs)
         self._cache = attention.kv_cache
+        weights = [_native_weights(layer) for layer in self._layers]
+        native_weights = [layer for layer in weights if layer is not None]
+        self._decoder = None
+        if len(native_weights) == len(weights):
+            norms = self._layers[0].qk_norms
+            qk_eps = norms[2] if norms is not None else 0.0
+            shape = StackShape(self._heads, self._angles, self._final_norm, self._eps, qk_eps)
+            self._decoder = NativeDecoder(self._native, shape, native_weights, self._cache)
 
     @torch.inference_mode()
     def step(self, inp: StepInput) -> torch.Tensor:
         """Return the logits [R, vocab_size] of `inp.sample_rows`; writes all T tokens' KV."""
-        native, cache = self._native, self._cache
-        assert cache is not None, "bind() comes before the first step"
-        view = _View(inp.block_tables, inp.cu_q, inp.context_lens)
+        assert self._cache is not None, "bind() comes before the first step"
+        if self._decoder is None or not _ascend(inp.sample_rows):
+            return self._step_by_layers(inp, self._cache)
+        alone = _rows_alone(inp) if len(inp.sample_rows) < inp.num_tokens else None
+        logits: torch.Tensor = self._head(self._decoder.run(inp, self._embedding, alone))
+        return logits
+
+    def _step_by_layers(self, inp: StepInput, cache: KVCache) -> torch.Tensor:
+        native = self._native
+        view = View(inp.block_tables, inp.cu_q, inp.context_lens)
         residual = self._embedding.index_select(0, inp.token_ids)
         x: torch.Tensor | None = None
         for number, layer in enumerate(self._layers):
@@ -166,7 +176,7 @@ class LeanModel:
                 values,
                 layer.qk_norms,
             )
-            if number == len(self._layers) - 1 and len(inp.sample_rows) < inp.num_tokens:
+            if number == len(self._layers) - 1:
                 # Nobody reads the last layer's other rows: only their keys and values count.
                 view = _rows_alone(inp)
                 qkv = qkv.index_select(0, inp.sample_rows)
@@ -183,7 +193,7 @@ class LeanModel:
         qkv: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
-        view: _View,
+        view: View,
         window: int | None,
         block_size: int,
     ) -> torch.Tensor:
@@ -231,6 +241,27 @@ def _take_layer(layer: Any, window: int | None, native: NativeKernels) -> _Layer
     return taken
 
 
+def _native_weights(layer: _Layer) -> LayerWeights | None:
+    """Return the layer for NativeDecoder, None if one of its products is not our own."""
+    qkv, output, swiglu, down = layer.qkv, layer.output, layer.swiglu, layer.down
+    if not (
+        isinstance(qkv, PackedGemm)
+        and isinstance(output, PackedGemm)
+        and isinstance(swiglu, PackedGemm)
+        and isinstance(down, PackedGemm)
+    ):
+        return None
+    norms = layer.qk_norms[:2] if layer.qk_norms is not None else None
+    return LayerWeights(
+        layer.input_norm, layer.post_norm, norms, qkv, output, swiglu, down, layer.window
+    )
+
+
+def _ascend(rows: torch.Tensor) -> bool:
+    """True if every row comes after the one before it, as the runner's sample rows do."""
+    return bool((rows[1:] > rows[:-1]).all())
+
+
 def _angle_table(rotary: Any, positions: int, dim: int) -> torch.Tensor:
     """Return [positions, dim] float32: per position dim/2 cosines, then dim/2 sines, scaled."""
     table = torch.empty((positions, dim), dtype=torch.float32)
@@ -243,12 +274,12 @@ def _angle_table(rotary: Any, positions: int, dim: int) -> torch.Tensor:
     return table
 
 
-def _rows_alone(inp: StepInput) -> _View:
+def _rows_alone(inp: StepInput) -> View:
     """Return the sample rows as if each were a chunk of its own."""
     rows = inp.sample_rows
     chunks = torch.searchsorted(inp.cu_q, rows.to(torch.int32), right=True) - 1
     after = inp.cu_q[chunks + 1] - 1 - rows  # rows of the same chunk that come later
-    return _View(
+    return View(
         block_tables=inp.block_tables.index_select(0, chunks),
         first_rows=torch.arange(len(rows) + 1, dtype=torch.int32),
         context_lens=(inp.context_lens[chunks] - after).to(torch.int32),

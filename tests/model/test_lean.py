@@ -16,6 +16,7 @@ from torch import nn
 from engine.core.batch import Batch, Chunk
 from engine.core.errors import ModelLoadError
 from engine.core.request import SamplingParams
+from engine.model import linear
 from engine.model.attention import TorchAttention
 from engine.model.hf_model import HFModel, kv_shape_of
 from engine.model.kernels.native import NativeKernels
@@ -38,15 +39,17 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def kernels(native: NativeKernels | None) -> NativeKernels:
+@pytest.fixture(params=["ours", "oneDNN"])
+def kernels(
+    native: NativeKernels | None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> NativeKernels:
+    """Both ways through the layers: one call with our own products, and oneDNN's layer by layer."""
     if native is None:
         pytest.skip("the CPU kernels cannot be compiled here")
+    if request.param == "oneDNN":
+        monkeypatch.setattr(linear, "ONEDNN_MIN_WEIGHTS", 0)
+        monkeypatch.setattr(native, "_gemm_dtypes", frozenset())
     return native
-
-
-def _lean(config: Any, kernels: NativeKernels, dtype: torch.dtype = torch.float32) -> LeanModel:
-    return LeanModel(HFModel(random_model(config, dtype=dtype)), kernels)
 
 
 @pytest.mark.parametrize("family", LEAN)
@@ -115,7 +118,7 @@ def test_unusual_sizes_are_computed_as_well(
 
 
 def test_any_rows_of_a_prompt_may_be_asked_for(kernels: NativeKernels) -> None:
-    """Rows in the middle of a chunk, in any order, have the logits of a full forward."""
+    """None, some in any order, or all rows of a chunk have the logits of a full forward."""
     model = HFModel(random_model(tiny_config("qwen2")))
     ids = list(range(5, 35))
     expected = model.reference_logits(ids)
@@ -124,9 +127,10 @@ def test_any_rows_of_a_prompt_may_be_asked_for(kernels: NativeKernels) -> None:
     lean.bind(TorchAttention(cache))
     chunk = Chunk("a", 0, tuple(ids), (1, 2, 3, 4), SamplingParams(max_tokens=1))
     step = StepInputBuilder(8, lean.device).build(Batch(0, (chunk,)))
-    rows = torch.tensor([29, 3, 17, 0])
-    picked = dataclasses.replace(step, sample_rows=rows)
-    torch.testing.assert_close(lean.step(picked), expected[rows], atol=1e-4, rtol=1e-4)
+    for picked in ([29, 3, 17, 0], [0, 3, 17, 29], [29], [], list(range(30))):
+        rows = torch.tensor(picked, dtype=torch.int64)
+        logits = lean.step(dataclasses.replace(step, sample_rows=rows))
+        torch.testing.assert_close(logits, expected[rows], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(LEAN)))

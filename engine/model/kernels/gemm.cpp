@@ -266,6 +266,7 @@ void tg_gemm_pack(int dtype, const void* weights, int outputs, int inputs, int e
 int tg_gemm(int dtype, const void* x, int64_t x_stride, int rows, int inputs,
             const uint32_t* packed, int outputs, const void* bias, void* out, int64_t out_stride,
             int epilogue, int threads) {
+  if (rows == 0) return 0;
   const Job job{dtype, rows, inputs, outputs, epilogue,   x,      x_stride,
                 packed, bias, out,    out_stride, threads};
   return (dtype == 0 ? run<0>(job) : run<1>(job)) ? 0 : 1;

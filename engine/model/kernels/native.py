@@ -39,6 +39,7 @@ _GEMM_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "tg_gemm_packed_words": (_L, [_I, _I, _I]),
     "tg_gemm_pack": (None, [_I, _P, _I, _I, _I, _P, _I]),
     "tg_gemm": (_I, [_I, _P, _L, _I, _I, _P, _I, _P, _P, _L, _I, _I]),
+    "tg_decode": (_I, [_P, _P, _I]),
 }
 _logger = logging.getLogger(__name__)
 
