@@ -1,9 +1,9 @@
 """Turns finished answers and the engine's records into metrics; it decides nothing, never raises.
 
 Metrics go through the OpenTelemetry SDK and are pulled in Prometheus' form from a registry of this
-object's own, so that several gateways fit into one process. Recording costs about 10 microseconds
-an instrument, so it happens once an answer; only the gaps between tokens, of which there are
-thousands a second, are counted in plain arrays.
+object's own, so that several gateways fit into one process. The SDK takes about 10 microseconds per
+measurement, so it gets few: a handful of times an answer. Counts are kept in plain dictionaries
+(`Tally`) that it reads when asked; the gaps between tokens, thousands a second, in plain arrays.
 
 Which requests count for an objective: client errors (4xx) and clients that left before their first
 token was due never do; failures and refusals for capacity always do, as broken promises. TBT is
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as PrometheusMetric
@@ -28,6 +28,9 @@ from engine.core.stats import RequestStats
 from gateway import metric_names as names
 from gateway.metering import LATE_SHARE
 from tenants.values import TierRecord
+
+# Beyond it the SDK folds series into one without labels; three objectives a tenant are counted.
+MAX_SERIES = 10_000
 
 Reading = Callable[[], Iterable[tuple[float, dict[str, str]]]]
 
@@ -107,6 +110,24 @@ class VllmGauges:
         yield GaugeMetricFamily(names.VLLM_KV_USE, "KV cache in use, 0 to 1.", value=used)
 
 
+class Tally:
+    """A counter by labels that costs a dictionary access; the SDK reads it as an observable one."""
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, amount: int, *values: str) -> None:
+        """Add to the count of these label values; adding zero makes the series exist."""
+        self._counts[values] = self._counts.get(values, 0) + amount
+
+    def read(self) -> list[tuple[float, dict[str, str]]]:
+        """Return every count with its attributes."""
+        # One step of the interpreter, so that another thread may count meanwhile.
+        counts = list(self._counts.items())
+        return [(n, dict(zip(self._labels, values, strict=True))) for values, n in counts]
+
+
 def with_objectives(borders: Sequence[float], objectives_ms: Iterable[int]) -> list[float]:
     """Return `borders` with every objective among them, ascending."""
     return sorted({*borders, *(ms / 1000 for ms in objectives_ms)})
@@ -118,7 +139,10 @@ class Telemetry:
     def __init__(self, tiers: Sequence[TierRecord]) -> None:
         self._registry = CollectorRegistry()
         reader = PrometheusMetricReader(
-            registry=self._registry, scope_info_enabled=False, disable_target_info=True
+            registry=self._registry,
+            scope_info_enabled=False,
+            disable_target_info=True,
+            cardinality_limits={ObservableCounter: MAX_SERIES},
         )
         self._provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
         meter = self._meter = self._provider.get_meter("tiergate")
@@ -130,16 +154,22 @@ class Telemetry:
         self._tpot = _seconds(meter, names.SERVER_TPOT, names.GAP_BORDERS)
         self._queue = _seconds(meter, names.QUEUE_DURATION, ttft)
         self._cancel = _seconds(meter, names.CANCEL_DURATION, names.CANCEL_BORDERS)
-        self._requests = meter.create_counter(names.REQUESTS, "{request}")
-        self._tokens = meter.create_counter(names.TOKENS, "{token}")
-        self._admissions = meter.create_counter(names.ADMISSION_DECISIONS, "{request}")
-        self._slo = meter.create_counter(names.SLO_REQUESTS, "{request}")
-        self._slo_bad = meter.create_counter(names.SLO_VIOLATIONS, "{request}")
-        self._tier_slo = meter.create_counter(names.TIER_SLO_REQUESTS, "{request}")
-        self._tier_slo_bad = meter.create_counter(names.TIER_SLO_VIOLATIONS, "{request}")
-        self._slo_gaps = meter.create_counter(names.SLO_GAPS, "{token}")
-        self._slo_gaps_bad = meter.create_counter(names.SLO_GAP_VIOLATIONS, "{token}")
+        self._requests = self._tally(names.REQUESTS, names.OPERATION, names.OUTCOME, names.TIER)
+        self._tokens = self._tally(names.TOKENS, names.TIER, names.TOKEN_TYPE)
+        self._admissions = self._tally(names.ADMISSION_DECISIONS, names.TIER, names.OUTCOME)
+        by_tenant = (names.TIER, names.OBJECTIVE, names.TENANT)
+        self._slo = self._tally(names.SLO_REQUESTS, *by_tenant)
+        self._slo_bad = self._tally(names.SLO_VIOLATIONS, *by_tenant)
+        self._tier_slo = self._tally(names.TIER_SLO_REQUESTS, *by_tenant[:2])
+        self._tier_slo_bad = self._tally(names.TIER_SLO_VIOLATIONS, *by_tenant[:2])
+        self._slo_gaps = self._tally(names.SLO_GAPS, names.TIER, names.TENANT)
+        self._slo_gaps_bad = self._tally(names.SLO_GAP_VIOLATIONS, names.TIER, names.TENANT)
         self.observe(names.SLO_THRESHOLD, lambda: _thresholds(tiers), unit="s")
+
+    def _tally(self, name: str, *labels: str) -> Tally:
+        tally = Tally(*labels)
+        self.observe(name, tally.read, monotonic=True)
+        return tally
 
     def observe(self, name: str, read: Reading, *, unit: str = "", monotonic: bool = False) -> None:
         """Register a value that is read whenever metrics are; `read` gives (value, attributes)."""
@@ -158,13 +188,11 @@ class Telemetry:
 
     def stranger(self, operation: str, outcome: str) -> None:
         """Count a request whose sender is not known."""
-        self._requests.add(
-            1, {names.OPERATION: operation, names.OUTCOME: outcome, names.TIER: names.NO_TIER}
-        )
+        self._requests.add(1, operation, outcome, names.NO_TIER)
 
     def admission(self, tier: str, outcome: str) -> None:
         """Count one decision of the door: `admitted`, or the reason of a refusal."""
-        self._admissions.add(1, {names.TIER: tier, names.OUTCOME: outcome})
+        self._admissions.add(1, tier, outcome)
 
     def cancelled(self, duration_ns: int) -> None:
         """Record how long a seat stayed taken after its client had left."""
@@ -172,18 +200,15 @@ class Telemetry:
 
     def answered(self, record: AnswerRecord) -> None:
         """Record one finished HTTP answer, refused ones too."""
-        tier = {names.TIER: record.tier}
         attributes = {
             names.OPERATION: record.operation,
             names.PROVIDER: names.PROVIDER_VALUE,
             names.MODEL: record.model,
-            **tier,
+            names.TIER: record.tier,
         }
         is_ok = record.outcome == names.OUTCOME_OK
         failed = {} if is_ok else {names.ERROR_TYPE: record.outcome}
-        self._requests.add(
-            1, {names.OPERATION: record.operation, names.OUTCOME: record.outcome, **tier}
-        )
+        self._requests.add(1, record.operation, record.outcome, record.tier)
         self._duration.record(record.duration_ns / NS_PER_S, {**attributes, **failed})
         if is_ok and record.ttft_ns is not None:
             self._ttft.record(record.ttft_ns / NS_PER_S, attributes)
@@ -206,34 +231,27 @@ class Telemetry:
         if has_token:
             late = record.late_gaps * LATE_SHARE > record.gaps
             self._objective(record, names.OBJECTIVE_TBT, late)
-            gaps = {names.TIER: record.tier, names.TENANT: record.tenant_id}
-            self._slo_gaps.add(record.gaps, gaps)
-            self._slo_gaps_bad.add(record.late_gaps, gaps)
+            self._slo_gaps.add(record.gaps, record.tier, record.tenant_id)
+            self._slo_gaps_bad.add(record.late_gaps, record.tier, record.tenant_id)
 
     def _objective(self, record: AnswerRecord, objective: str, violated: bool) -> None:
         # Zero is added too: a tenant with only violations, or none, must still have both series.
-        tier = {names.TIER: record.tier, names.OBJECTIVE: objective}
-        tenant = {**tier, names.TENANT: record.tenant_id}
-        self._slo.add(1, tenant)
-        self._slo_bad.add(int(violated), tenant)
-        self._tier_slo.add(1, tier)
-        self._tier_slo_bad.add(int(violated), tier)
+        self._slo.add(1, record.tier, objective, record.tenant_id)
+        self._slo_bad.add(int(violated), record.tier, objective, record.tenant_id)
+        self._tier_slo.add(1, record.tier, objective)
+        self._tier_slo_bad.add(int(violated), record.tier, objective)
 
     def on_finish(self, stats: RequestStats) -> None:
         """The engine's record of one request: tokens and queueing."""
-        tier = {names.TIER: stats.tier}
+        tier = stats.tier
         if stats.first_scheduled_ns is not None:
             queued_ns = max(stats.first_scheduled_ns - stats.arrival_ns, 0)
-            self._queue.record(
-                queued_ns / NS_PER_S, {**tier, names.OUTCOME: stats.finish_reason.value}
-            )
-            self._tokens.add(
-                stats.num_prompt_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_INPUT}
-            )
-            self._tokens.add(
-                stats.num_cached_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_CACHED}
-            )
-        self._tokens.add(stats.num_output_tokens, {**tier, names.TOKEN_TYPE: names.TOKENS_OUTPUT})
+            outcome = stats.finish_reason.value
+            attributes = {names.TIER: tier, names.OUTCOME: outcome}
+            self._queue.record(queued_ns / NS_PER_S, attributes)
+            self._tokens.add(stats.num_prompt_tokens, tier, names.TOKENS_INPUT)
+            self._tokens.add(stats.num_cached_tokens, tier, names.TOKENS_CACHED)
+        self._tokens.add(stats.num_output_tokens, tier, names.TOKENS_OUTPUT)
 
     def expose(self) -> bytes:
         """Return everything in Prometheus' text form; takes milliseconds: call it in a thread."""
