@@ -28,16 +28,22 @@ def step_hint_ms(seconds: float) -> int:
 
 
 class DrainRate:
-    """How fast places in a queue become free, from the latest departures."""
+    """How fast places in a queue become free, from the latest departures of its busy period.
+
+    While nobody else waits, departures say how fast requests come, not how fast they are served.
+    """
 
     __slots__ = ("_departures",)
 
     def __init__(self) -> None:
         self._departures: deque[int] = deque(maxlen=RATE_SAMPLES)
 
-    def note(self, now_ns: int) -> None:
-        """One request left the queue."""
-        self._departures.append(now_ns)
+    def note(self, now_ns: int, others_wait: bool) -> None:
+        """One request got its first token; `others_wait` tells whether more are behind it."""
+        if others_wait:
+            self._departures.append(now_ns)
+        else:
+            self._departures.clear()
 
     def per_second(self, now_ns: int) -> float | None:
         """Return the rate over the latest window; None where too little is known."""
@@ -129,7 +135,8 @@ class Admission:
         assert self._waiting[tier] >= 0, f"tier {tier}: more left than came"
         assert self._waiting_tokens >= 0
         if served:
-            self._rates.setdefault(tier, DrainRate()).note(self._clock.now_ns())
+            rate = self._rates.setdefault(tier, DrainRate())
+            rate.note(self._clock.now_ns(), others_wait=self._waiting[tier] > 0)
 
     def hint_ms(self, tier: str) -> int:
         """Return when a request of `tier` should come back: its queue over its rate, in steps."""

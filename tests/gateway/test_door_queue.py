@@ -124,15 +124,27 @@ def test_hints_follow_the_drain_rate_in_steps() -> None:
     admission = admission_of(clock, queue=100)
     tier = tier_of()
     assert admission.hint_ms("free") == 2000
+    for _ in range(39):
+        admission.admit(tier, [1])
     for _ in range(20):
         clock.advance_to(clock.now_ns() + NS_PER_S // 2)
         admission.admit(tier, [1]).first_token(0)
-    for _ in range(39):
-        admission.admit(tier, [1])
     hint = admission.hint_ms("free")
     assert hint == 20_000
     assert hint // 1000 in HINT_STEPS_S
     clock.advance_to(clock.now_ns() + 3600 * NS_PER_S)
+    assert admission.hint_ms("free") == 2000
+
+
+def test_a_queue_that_is_rarely_full_does_not_look_slow() -> None:
+    """Departures that follow arrivals say nothing of how fast a full queue would drain."""
+    clock = VirtualClock()
+    admission = admission_of(clock, queue=100)
+    for _ in range(50):
+        clock.advance_to(clock.now_ns() + NS_PER_S)
+        admission.admit(tier_of(), [1]).first_token(0)
+    for _ in range(60):
+        admission.admit(tier_of(), [1])
     assert admission.hint_ms("free") == 2000
 
 
