@@ -22,7 +22,14 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("attention.cpp", "elementwise.cpp", "gemm.cpp", "decoder.cpp", "argmax.cpp")
+SOURCES = (
+    "attention.cpp",
+    "gemm.cpp",
+    "elementwise.cpp",
+    "sampling.cpp",
+    "decoder.cpp",
+    "argmax.cpp",
+)
 HEADERS = ("simd.h", "attention_math.h", "attention_amx.h")
 # Neither -ffast-math nor reassociation: NaN and infinity must arrive where they belong.
 FLAGS = (

@@ -30,6 +30,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "tg_rope_write": (None, [_I, _P, _L, _L, _I, _I, _I, _P, _P, _P, _P, _F, _P, _P, _P, _I]),
     "tg_write_kv": (None, [_I, _L, _I, _I, _P, _L, _L, _P, _L, _L, _P, _P, _P]),
     "tg_argmax_rows": (None, [_I, _P, _L, _L, _I, _P, _I]),
+    "tg_draw_rows": (None, [_I, _P, _L, _L, _I, _P, _P, _P, _P, _P, _P, _P, _I]),
     "tg_paged_attention": (
         _I,
         [_I, _I, _P, _P, _L, _L, _I, _I, _I, _P, _P, _P, _L, _I, _P, _P, _I, _F, _F, _I, _I],
@@ -94,6 +95,49 @@ class NativeKernels:
             self.threads,
         )
         return out
+
+    def draw_rows(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        min_p: torch.Tensor,
+        uniform: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw one token per row as engine.model.categorical defines it: [R] int64, [R] float32.
+
+        `logits`: [R, V], columns contiguous, float32 or bfloat16, unchanged. Parameters are [R]:
+        temperature > 0, top_k >= 1 int64 (V or more means off), top_p (1 means off), min_p (0 means
+        off) and uniform in [0, 1), all others float64. The second result is the natural log of the
+        token's probability at temperature 1. A row with NaN or +inf, or nothing but -inf, gives
+        token -1 and NaN.
+        """
+        rows, width = logits.shape
+        assert logits.stride(1) == 1, "columns must be contiguous"
+        given = (temperature, top_p, min_p, uniform)
+        assert all(p.dtype == torch.float64 and p.shape == (rows,) for p in given)
+        assert top_k.dtype == torch.int64
+        assert top_k.shape == (rows,)
+        temperature, top_p, min_p, uniform = (p.contiguous() for p in given)
+        tokens = torch.empty(rows, dtype=torch.int64)
+        logprobs = torch.empty(rows, dtype=torch.float32)
+        self.functions["tg_draw_rows"](
+            DTYPE_CODES[logits.dtype],
+            logits.data_ptr(),
+            logits.stride(0),
+            rows,
+            width,
+            temperature.data_ptr(),
+            top_k.contiguous().data_ptr(),
+            top_p.data_ptr(),
+            min_p.data_ptr(),
+            uniform.data_ptr(),
+            tokens.data_ptr(),
+            logprobs.data_ptr(),
+            self.threads,
+        )
+        return tokens, logprobs
 
     def rms_norm(
         self,

@@ -114,8 +114,20 @@ inline float largest(F16 v) {
 #endif
 }
 
+// One bit per lane, set where the mask's lane is.
+inline uint32_t lanes(Vec<16>::I mask) {
+#ifdef __AVX512DQ__
+  return _mm512_movepi32_mask((__m512i)mask);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; i++) bits |= (uint32_t)(mask[i] != 0) << i;
+  return bits;
+#endif
+}
+
 template <int W>
 inline bool any(typename Vec<W>::I mask) {
+  if constexpr (W == 16) return lanes(mask) != 0;
   int32_t seen = 0;
   for (int i = 0; i < W; i++) seen |= mask[i];
   return seen != 0;
