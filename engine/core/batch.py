@@ -80,8 +80,8 @@ def decode_chunk(
     block_ids: tuple[int, ...],
     sampling: SamplingParams,
     output_index: int,
-    prompt_ids: tuple[int, ...] = (),
-    output_ids: tuple[int, ...] = (),
+    prompt_ids: tuple[int, ...],
+    output_ids: tuple[int, ...],
 ) -> Chunk:
     """Return the chunk of one decoding token; equal to one made by `Chunk(...)`, but cheaper."""
     chunk = _OpenChunk(

@@ -71,6 +71,11 @@ class KVCacheManager:
         """True where the request's blocks hold that many positions already."""
         return num_positions <= len(self._holdings[request.id].blocks) * self.block_size
 
+    def without_next_slot(self, requests: Iterable[Request]) -> list[Request]:
+        """Return those whose blocks are full, so that their next token needs a block more."""
+        holdings, size = self._holdings, self.block_size  # asked of every decode in every step
+        return [r for r in requests if r.num_computed >= len(holdings[r.id].blocks) * size]
+
     def num_coverable(self, request: Request, num_new_blocks: int) -> int:
         """Return how many positions the table would cover with that many blocks more."""
         return (len(self._holdings[request.id].blocks) + num_new_blocks) * self.block_size

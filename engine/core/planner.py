@@ -113,7 +113,7 @@ class Planner:
         seats = min(
             self._tokens_left, self._rows_left, self._limits.max_decodes - len(self.decodes)
         )
-        growing = [r for r in requests if not kv.covers(r, r.num_computed + 1)]
+        growing = kv.without_next_slot(requests)
         if len(requests) <= seats and len(growing) <= kv.num_free and not self.preempted:
             for request in growing:  # nearly every step comes here
                 kv.grow(request, request.num_computed + 1)

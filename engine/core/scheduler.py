@@ -263,7 +263,7 @@ class Scheduler:
 def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:
     """The last generated token, whose keys and values are the only ones missing."""
     output, order = request.output, request.order
-    history = (order.prompt, tuple(output)) if request.needs_history else ()
+    needs_history = request.needs_history
     return decode_chunk(
         request.id,
         request.num_computed,
@@ -271,7 +271,8 @@ def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:
         block_ids,
         order.sampling,
         len(output),
-        *history,
+        order.prompt if needs_history else (),
+        tuple(output) if needs_history else (),
     )
 
 
