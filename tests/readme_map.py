@@ -43,11 +43,10 @@ def lines_of(folder: Path, depth: int) -> list[str]:
     lines = [line(depth, folder.name + "/", words)]
     if name in CLOSED:
         return lines
-    for path in sorted(folder.glob("*.py")):
-        if path.name != "__init__.py":
-            lines.append(line(depth + 1, path.name, first_words(path)))
+    modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    lines += [line(depth + 1, path.name, first_words(path)) for path in modules]
     for path in sorted(p for p in folder.iterdir() if any(p.glob("*.py"))):
-        lines.extend(lines_of(path, depth + 1))
+        lines += lines_of(path, depth + 1)
     return lines
 
 

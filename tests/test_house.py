@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
 from readme_map import with_map
 
 ROOT = Path(__file__).resolve().parent.parent
