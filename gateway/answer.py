@@ -9,147 +9,23 @@ the client is told. Both abort in the engine; the last events then wake whoever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
 from engine.core.request import FinishReason
-from engine.core.stats import RequestStats, TokenEvent
+from engine.core.stats import TokenEvent
 from engine.serving.client import EngineClient, TokenStream
 from gateway.admission import Admission, Reservation
-from gateway.completion import Delta, FinishedChoice, TokenLogprob, Usage
+from gateway.choice import Choice
+from gateway.completion import Delta, Usage
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.metering import Meter
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
 from gateway.text import TextCodec
 
-if TYPE_CHECKING:
-    from engine.model.stop_strings import OutputText
-
 ENGINE_HINT_MS = 2000
-
-
-class Choice:
-    """One choice: from token events to deltas of text, up to its finish reason."""
-
-    __slots__ = (
-        "_codec",
-        "_logprobs",
-        "_num_shown",
-        "_offset",
-        "_output",
-        "_plan",
-        "_texts",
-        "_unsent",
-        "finish_reason",
-        "has_begun",
-        "index",
-        "num_answer_tokens",
-        "request_id",
-        "stats",
-        "stopwatch",
-        "stream",
-    )
-
-    def __init__(
-        self, plan: Plan, index: int, codec: TextCodec, output: OutputText, stopwatch: Stopwatch
-    ) -> None:
-        self._plan = plan
-        self._codec = codec
-        self._output = output
-        self._texts: list[str] = []
-        self._offset = 0
-        self._logprobs: list[TokenLogprob] = []
-        self._unsent: list[TokenLogprob] = []
-        self._num_shown = 0
-        self.index = index
-        self.request_id = plan.engine_id(index)
-        self.stopwatch = stopwatch
-        self.stream: TokenStream | None = None
-        self.has_begun = False
-        self.finish_reason: str | None = None
-        self.num_answer_tokens = 0
-        self.stats: RequestStats | None = None
-        self._echo()
-
-    def _echo(self) -> None:
-        """Put the prompt in front, where it was asked for; its tokens have no log probabilities."""
-        if self._plan.wants_logprobs and self._plan.echo:
-            prompt = self._plan.prompt_of(self.index)
-            self._unsent += [TokenLogprob(self._codec.token(t), None) for t in prompt]
-
-    def opening(self) -> list[Delta]:
-        """Return the echoed prompt as the first delta, if there is one."""
-        text = self._plan.echo_of(self.index)
-        return [self._delta(text)] if text else []
-
-    def take(self, events: Sequence[TokenEvent]) -> tuple[list[Delta], int]:
-        """Return the deltas of these events, and how many tokens stand behind their text."""
-        deltas: list[Delta] = []
-        num_tokens = 0
-        for event in events:
-            if event.token_id is not None and self.finish_reason is None:
-                text = self._take_token(event, event.token_id)
-                if text:
-                    num_tokens += self.num_answer_tokens - self._num_shown
-                    self._num_shown = self.num_answer_tokens
-                    deltas.append(self._delta(text))
-            if event.finish_reason is not None:
-                self.stats = event.stats
-                deltas += self._end(event.finish_reason)
-        return deltas, num_tokens
-
-    def _take_token(self, event: TokenEvent, token_id: int) -> str:
-        ends_here = event.finish_reason is FinishReason.STOP
-        self.num_answer_tokens += 1
-        if ends_here and token_id in self._plan.sampling.stop_token_ids:
-            return ""  # the end token counts, but is no text
-        if self._plan.wants_logprobs:
-            self._unsent.append(self._logprob(event, token_id))
-        piece = self._output.push((token_id,))
-        if piece.finished:
-            self.finish_reason = FinishReason.STOP.value
-        return piece.text
-
-    def _end(self, reason: FinishReason) -> list[Delta]:
-        """Return what was held back, and the chunk that names the finish reason."""
-        deltas: list[Delta] = []
-        if self.finish_reason is None and reason in (FinishReason.STOP, FinishReason.LENGTH):
-            text = self._output.flush().text
-            self.finish_reason = reason.value
-            if text:
-                deltas.append(self._delta(text))
-        if self.finish_reason is not None:
-            deltas.append(self.ending())
-        return deltas
-
-    def ending(self) -> Delta:
-        """Return the delta that ends the choice, with log probabilities that have had no text."""
-        return self._delta("", self.finish_reason)
-
-    def _delta(self, text: str, finish_reason: str | None = None) -> Delta:
-        logprobs: tuple[TokenLogprob, ...] | None = None
-        if self._plan.wants_logprobs and (self._unsent or finish_reason is None):
-            logprobs = tuple(self._unsent)
-            self._logprobs += self._unsent
-            self._unsent = []
-        delta = Delta(self.index, text, self._offset, logprobs, finish_reason)
-        self._offset += len(text)
-        self._texts.append(text)
-        return delta
-
-    def _logprob(self, event: TokenEvent, token_id: int) -> TokenLogprob:
-        token = self._codec.token
-        top = tuple((token(one.token_id), one.logprob) for one in event.top)
-        return TokenLogprob(token(token_id), event.logprob, top)
-
-    def finished(self) -> FinishedChoice:
-        """Return the whole choice."""
-        assert self.finish_reason is not None
-        logprobs = tuple(self._logprobs) if self._plan.wants_logprobs else None
-        return FinishedChoice(self.index, "".join(self._texts), self.finish_reason, logprobs)
 
 
 class Answer:
@@ -212,29 +88,46 @@ class Answer:
                 choice.finish_reason = FinishReason.LENGTH.value
                 yield choice, [*choice.opening(), choice.ending()], 0
             return
-        async with aclosing(self._events()) as all_events:
-            async for choice, events in all_events:
-                had_ended = choice.finish_reason is not None
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            assert choice.stream is not None
+            while events := await choice.stream.next_events():
                 deltas, num_tokens = self._take(choice, events)
-                if choice.finish_reason is not None and choice.stats is None and not had_ended:
-                    # A stop string was found here: the engine does not know of it yet.
-                    self._engine.stop(choice.request_id, choice.num_answer_tokens)
                 if deltas:
                     yield choice, deltas, num_tokens
-                if choice.finish_reason is None and events[-1].finish_reason is not None:
-                    if self.client_left:
-                        return
-                    raise self.cut_by or self._failure(events[-1])
+                if self._has_ended(choice, events):
+                    return
+            return
+        async with aclosing(self._interleaved()) as all_events:
+            async for choice, events in all_events:
+                deltas, num_tokens = self._take(choice, events)
+                if deltas:
+                    yield choice, deltas, num_tokens
+                if self._has_ended(choice, events):
+                    return
 
     def _take(self, choice: Choice, events: list[TokenEvent]) -> tuple[list[Delta], int]:
-        if choice.has_begun or events[0].token_id is None:
-            return choice.take(events)
-        choice.has_begun = True
-        if self._reservation is not None:
-            self._reservation.first_token(choice.index)
-        opening = choice.opening()
+        """Let the choice take its events, and tell admission and engine what follows from them."""
+        opening: list[Delta] = []
+        if not choice.has_begun and events[0].token_id is not None:
+            choice.has_begun = True
+            opening = choice.opening()
+            if self._reservation is not None:
+                self._reservation.first_token(choice.index)
+        was_open = choice.finish_reason is None
         deltas, num_tokens = choice.take(events)
-        return [*opening, *deltas], num_tokens
+        if was_open and choice.finish_reason is not None and choice.stats is None:
+            # A stop string was found here: the engine does not know of it yet.
+            self._engine.stop(choice.request_id, choice.num_answer_tokens)
+        return [*opening, *deltas] if opening else deltas, num_tokens
+
+    def _has_ended(self, choice: Choice, events: list[TokenEvent]) -> bool:
+        """True when the client has left; raises what else ended the answer before its time."""
+        if events[-1].finish_reason is None or choice.finish_reason is not None:
+            return False
+        if self.client_left:
+            return True
+        raise self.cut_by or self._failure(events[-1])
 
     def _failure(self, event: TokenEvent) -> ApiError:
         detail = event.stats.detail if event.stats is not None else ""
@@ -259,14 +152,8 @@ class Answer:
             retry_after_ms=self._admission.hint_ms(self.plan.tier.name),
         )
 
-    async def _events(self) -> AsyncGenerator[tuple[Choice, list[TokenEvent]]]:
+    async def _interleaved(self) -> AsyncGenerator[tuple[Choice, list[TokenEvent]]]:
         """Yield each choice's events as they come, until all streams have ended."""
-        if len(self.choices) == 1:
-            (choice,) = self.choices
-            assert choice.stream is not None
-            while events := await choice.stream.next_events():
-                yield choice, events
-            return
         waiting: dict[asyncio.Task[list[TokenEvent]], Choice] = {}
         try:
             for choice in self.choices:

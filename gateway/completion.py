@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway import metric_names as names
 
@@ -90,11 +90,13 @@ class FinishedChoice:
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one chunk of one choice adds. `text_offset` is where its text begins in the answer."""
+class Delta(NamedTuple):
+    """What one chunk of one choice adds. `text_offset` is where its text begins in the answer.
 
-    index: int
+    One is made for every token; a tuple is made in a third of a frozen dataclass's time.
+    """
+
+    choice: int
     text: str
     text_offset: int
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -149,7 +151,7 @@ class ChatShape:
         is_end = delta.finish_reason is not None and not delta.text
         content = {} if is_end else {"content": delta.text}
         return _choice(
-            delta.index, "delta", content, chat_logprobs(delta.logprobs), delta.finish_reason
+            delta.choice, "delta", content, chat_logprobs(delta.logprobs), delta.finish_reason
         )
 
     def chunk(self, head: Heading, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class TextShape:
     def delta(self, delta: Delta) -> dict[str, Any]:
         """Return a chunk's choice."""
         shown = text_logprobs(delta.logprobs, delta.text_offset)
-        return _choice(delta.index, "text", delta.text, shown, delta.finish_reason)
+        return _choice(delta.choice, "text", delta.text, shown, delta.finish_reason)
 
     def chunk(self, head: Heading, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a `text_completion` that is part of a stream."""

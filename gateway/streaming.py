@@ -17,9 +17,10 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.core.clock import Clock
+from engine.core.clock import NS_PER_MS, Clock
 from gateway import metric_names as names
-from gateway.answer import Answer, Choice
+from gateway.answer import Answer
+from gateway.choice import Choice
 from gateway.completion import Delta
 from gateway.errors import ApiError
 from gateway.live import LiveAnswers
@@ -33,6 +34,7 @@ STREAM_HEADERS = {
     "x-accel-buffering": "no",
 }
 DONE = b"data: [DONE]\n\n"
+MARK = "\0text\0"  # stands where the text will be; no model's name or id has such a thing
 
 
 def event(value: Any) -> bytes:
@@ -52,6 +54,7 @@ class AnswerResponse(Response):
         self._telemetry = telemetry
         self._clock = clock
         self._plan = answer.plan
+        self._frames: dict[int, tuple[bytes, bytes]] = {}
         self.outcome = names.OUTCOME_OK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +79,7 @@ class AnswerResponse(Response):
         finally:
             answer.close()
             self._live.remove(answer)
-            self._record()
+            self._record(scope.get("state", {}).get("log", {}))
             if watcher is not None:
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
@@ -119,7 +122,7 @@ class AnswerResponse(Response):
         try:
             async with aclosing(answer.deltas()) as deltas:
                 async for choice, parts, num_tokens in deltas:
-                    payload = b"".join(self._chunks(parts))
+                    payload = self._chunks(parts)
                     if not started:
                         started = True
                         await self._start(send, STREAM_HEADERS)
@@ -155,8 +158,24 @@ class AnswerResponse(Response):
             if opening is not None:
                 yield self._chunk([opening])
 
-    def _chunks(self, deltas: list[Delta]) -> Iterable[bytes]:
-        return (self._chunk([self._plan.shape.delta(delta)]) for delta in deltas)
+    def _chunks(self, deltas: list[Delta]) -> bytes:
+        """Return deltas as events. All but the text of a plain one is the same, so it is kept."""
+        parts: list[bytes] = []
+        for delta in deltas:
+            if delta.logprobs is not None or delta.finish_reason is not None:
+                parts.append(self._chunk([self._plan.shape.delta(delta)]))
+                continue
+            frame = self._frames.get(delta.choice)
+            if frame is None:
+                frame = self._frames[delta.choice] = self._frame(delta.choice)
+            parts += (frame[0], orjson.dumps(delta.text), frame[1])
+        return b"".join(parts)
+
+    def _frame(self, index: int) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the text in a plain delta's event."""
+        sample = self._chunk([self._plan.shape.delta(Delta(index, MARK, 0))])
+        before, _, behind = sample.partition(orjson.dumps(MARK))
+        return before, behind
 
     def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
         chunk = self._plan.shape.chunk(self._plan.heading, choices)
@@ -179,12 +198,18 @@ class AnswerResponse(Response):
         if gap_ns is not None:
             self._telemetry.gaps.record(self._plan.tier.name, gap_ns, num_tokens)
 
-    def _record(self) -> None:
-        """Tell telemetry how the answer went, in the client's eyes."""
+    def _record(self, log: dict[str, Any]) -> None:
+        """Tell telemetry, and the request's log line, how the answer went in the client's eyes."""
         now_ns, plan, answer = self._clock.now_ns(), self._plan, self._answer
         watches = [choice.stopwatch for choice in answer.choices]
         firsts = [watch.ttft_ns for watch in watches if watch.ttft_ns is not None]
         longest = max(len(prompt) for prompt in plan.prompts)
+        log.update(
+            outcome=self.outcome,
+            output_tokens=sum(choice.num_answer_tokens for choice in answer.choices),
+            ttft_ms=round(min(firsts) / NS_PER_MS, 1) if firsts else None,
+            worst_gap_ms=round(max((w.worst_gap_ns for w in watches), default=0) / NS_PER_MS, 1),
+        )
         if answer.left_ns is not None:
             self._telemetry.cancelled(now_ns - answer.left_ns)
         is_client_error = answer.cut_by is not None and answer.cut_by.spec.status < 500

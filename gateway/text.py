@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine.core.errors import ModelLoadError
 from gateway.completion import TokenText
@@ -19,6 +19,7 @@ from gateway.errors import ApiError, Problem, bad_value
 from gateway.schemas import Message, Prompt
 
 if TYPE_CHECKING:
+    from engine.model.detokenizer import IncrementalDetokenizer
     from engine.model.stop_strings import OutputText
     from engine.model.tokenizer import Tokenizer
 
@@ -29,10 +30,66 @@ BUSY_HINT_MS = 1000
 T = TypeVar("T")
 
 
+class AnswerText(Protocol):
+    """The text of one answer, token by token."""
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string was found."""
+        ...
+
+    def push(self, token_id: int) -> str:
+        """Take one token; return the text that is certain with it, often empty."""
+        ...
+
+    def flush(self) -> str:
+        """Return what was held back, at the end of an answer that met no stop string."""
+        ...
+
+
+class PlainText:
+    """An answer without stop strings: nothing but the detokenizer, which is half the work."""
+
+    __slots__ = ("_detokenizer",)
+    stopped = False
+
+    def __init__(self, detokenizer: IncrementalDetokenizer) -> None:
+        self._detokenizer = detokenizer
+
+    def push(self, token_id: int) -> str:
+        """See AnswerText."""
+        return self._detokenizer.push((token_id,))
+
+    def flush(self) -> str:
+        """See AnswerText."""
+        return self._detokenizer.flush()
+
+
+class StoppingText:
+    """An answer that ends before the first of some stop strings."""
+
+    __slots__ = ("_output", "stopped")
+
+    def __init__(self, output: OutputText) -> None:
+        self._output = output
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """See AnswerText."""
+        piece = self._output.push((token_id,))
+        self.stopped = piece.finished
+        return piece.text
+
+    def flush(self) -> str:
+        """See AnswerText."""
+        return self._output.flush().text
+
+
 async def load_codec(model_path: str) -> TextCodec:
     """Load the tokenizer in the model's folder, in a thread; raises ModelLoadError."""
 
     def load() -> TextCodec:
+        from engine.model.detokenizer import IncrementalDetokenizer
         from engine.model.stop_strings import OutputText
         from engine.model.tokenizer import Tokenizer
 
@@ -40,7 +97,14 @@ async def load_codec(model_path: str) -> TextCodec:
             tokenizer = Tokenizer.load(model_path)
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
-        return TextCodec(tokenizer, lambda stops: OutputText(tokenizer, stops))
+        return TextCodec(
+            tokenizer,
+            lambda stops: (
+                StoppingText(OutputText(tokenizer, stops))
+                if stops
+                else PlainText(IncrementalDetokenizer(tokenizer))
+            ),
+        )
 
     return await asyncio.to_thread(load)
 
@@ -49,7 +113,7 @@ class TextCodec:
     """One model's tokenizer, behind a bounded pool of threads. `make_output` begins an answer."""
 
     def __init__(
-        self, tokenizer: Tokenizer, make_output: Callable[[Sequence[str]], OutputText]
+        self, tokenizer: Tokenizer, make_output: Callable[[Sequence[str]], AnswerText]
     ) -> None:
         self._tokenizer = tokenizer
         self._make_output = make_output
@@ -116,7 +180,7 @@ class TextCodec:
         """Return one token as log probabilities show it."""
         return self._tokenizer.token_text(token_id)
 
-    def output(self, stops: Sequence[str]) -> OutputText:
+    def output(self, stops: Sequence[str]) -> AnswerText:
         """Return an empty answer's text that ends before the first of `stops`."""
         return self._make_output(stops)
 

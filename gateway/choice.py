@@ -1,0 +1,140 @@
+"""One choice of an answer: from the engine's token events to pieces of text; it knows no bytes.
+
+Everything here runs once a token, for every stream, on the event loop: it is written to be cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.core.request import FinishReason
+from engine.core.stats import RequestStats, TokenEvent
+from engine.serving.client import TokenStream
+from gateway.completion import Delta, FinishedChoice, TokenLogprob
+from gateway.plan import Plan
+from gateway.stopwatch import Stopwatch
+from gateway.text import AnswerText, TextCodec
+
+_GOOD_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
+
+
+class Choice:
+    """One choice, up to its finish reason; what it has said so far is kept for plain answers."""
+
+    __slots__ = (
+        "_codec",
+        "_end_ids",
+        "_logprobs",
+        "_num_shown",
+        "_offset",
+        "_output",
+        "_plan",
+        "_texts",
+        "_unsent",
+        "_wants_logprobs",
+        "finish_reason",
+        "has_begun",
+        "index",
+        "num_answer_tokens",
+        "request_id",
+        "stats",
+        "stopwatch",
+        "stream",
+    )
+
+    def __init__(
+        self, plan: Plan, index: int, codec: TextCodec, output: AnswerText, stopwatch: Stopwatch
+    ) -> None:
+        self._plan = plan
+        self._codec = codec
+        self._output = output
+        self._wants_logprobs = plan.wants_logprobs
+        self._end_ids = plan.sampling.stop_token_ids
+        self._texts: list[str] = []
+        self._offset = 0
+        self._logprobs: list[TokenLogprob] = []
+        self._unsent: list[TokenLogprob] = []
+        self._num_shown = 0
+        self.index = index
+        self.request_id = plan.engine_id(index)
+        self.stopwatch = stopwatch
+        self.stream: TokenStream | None = None
+        self.has_begun = False
+        self.finish_reason: str | None = None
+        self.num_answer_tokens = 0
+        self.stats: RequestStats | None = None
+
+    def opening(self) -> list[Delta]:
+        """Return the echoed prompt as the first delta, if one was asked for.
+
+        Its tokens have no log probabilities: the engine does not compute those of prompts.
+        """
+        text = self._plan.echo_of(self.index)
+        if not text:
+            return []
+        if self._wants_logprobs:
+            prompt = self._plan.prompt_of(self.index)
+            self._unsent += [TokenLogprob(self._codec.token(t), None) for t in prompt]
+        return [self._delta(text)]
+
+    def take(self, events: Sequence[TokenEvent]) -> tuple[list[Delta], int]:
+        """Return the deltas of these events, and how many tokens stand behind their text."""
+        deltas: list[Delta] = []
+        shown_before = self._num_shown
+        for event in events:
+            token_id = event.token_id
+            if token_id is not None and self.finish_reason is None:
+                self.num_answer_tokens += 1
+                # The end token counts, but is no text.
+                if event.finish_reason is not FinishReason.STOP or token_id not in self._end_ids:
+                    if self._wants_logprobs:
+                        self._unsent.append(self._logprob(event, token_id))
+                    text = self._output.push(token_id)
+                    if text:
+                        self._num_shown = self.num_answer_tokens
+                        deltas.append(self._delta(text))
+                    if self._output.stopped:
+                        self.finish_reason = FinishReason.STOP.value
+            if event.finish_reason is not None:
+                self.stats = event.stats
+                deltas += self._end(event.finish_reason)
+        return deltas, self._num_shown - shown_before
+
+    def _end(self, reason: FinishReason) -> list[Delta]:
+        """Return what was held back, and the delta that names the finish reason."""
+        deltas: list[Delta] = []
+        if self.finish_reason is None and reason in _GOOD_ENDS:
+            text = self._output.flush()
+            self.finish_reason = reason.value
+            if text:
+                self._num_shown = self.num_answer_tokens
+                deltas.append(self._delta(text))
+        if self.finish_reason is not None:
+            deltas.append(self.ending())
+        return deltas
+
+    def ending(self) -> Delta:
+        """Return the delta that ends the choice, with log probabilities that have had no text."""
+        return self._delta("", self.finish_reason)
+
+    def _delta(self, text: str, finish_reason: str | None = None) -> Delta:
+        logprobs: tuple[TokenLogprob, ...] | None = None
+        if self._wants_logprobs and (self._unsent or finish_reason is None):
+            logprobs = tuple(self._unsent)
+            self._logprobs += self._unsent
+            self._unsent = []
+        delta = Delta(self.index, text, self._offset, logprobs, finish_reason)
+        self._offset += len(text)
+        self._texts.append(text)
+        return delta
+
+    def _logprob(self, event: TokenEvent, token_id: int) -> TokenLogprob:
+        token = self._codec.token
+        top = tuple((token(one.token_id), one.logprob) for one in event.top)
+        return TokenLogprob(token(token_id), event.logprob, top)
+
+    def finished(self) -> FinishedChoice:
+        """Return the whole choice."""
+        assert self.finish_reason is not None
+        logprobs = tuple(self._logprobs) if self._wants_logprobs else None
+        return FinishedChoice(self.index, "".join(self._texts), self.finish_reason, logprobs)
