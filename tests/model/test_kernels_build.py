@@ -25,7 +25,7 @@ def toolchain() -> Toolchain:
 @pytest.fixture
 def tiny_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile the smallest file only: these tests are about the folder, not about the kernels."""
-    monkeypatch.setattr(build, "SOURCES", ("argmax.cpp",))
+    monkeypatch.setattr(build, "SOURCES", ("argmax.cpp", "parallel.cpp"))
 
 
 def _build(folder: Path) -> str:
@@ -34,7 +34,7 @@ def _build(folder: Path) -> str:
 
 
 def _build_tiny(folder: Path) -> str:
-    build.SOURCES = ("argmax.cpp",)
+    build.SOURCES = ("argmax.cpp", "parallel.cpp")
     return _build(folder)
 
 
@@ -67,8 +67,8 @@ def test_the_name_changes_with_whatever_goes_into_the_library(
     (tmp_path / build.HEADERS[0]).write_text("// other")
     names.add(toolchain.fingerprint(tmp_path))
     for other in (
-        Toolchain(toolchain.compiler, "another version", toolchain.openmp, toolchain.cpu),
-        Toolchain(toolchain.compiler, toolchain.version, toolchain.openmp, "another CPU"),
+        Toolchain(toolchain.compiler, "another version", toolchain.cpu),
+        Toolchain(toolchain.compiler, toolchain.version, "another CPU"),
     ):
         names.add(other.fingerprint(source_folder))
     assert len(names) == 4

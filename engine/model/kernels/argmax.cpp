@@ -1,4 +1,5 @@
 // The greedy choice: each row's largest logit; NaN counts as larger than any number.
+#include "parallel.h"
 #include "simd.h"
 
 using namespace tiergate;
@@ -37,8 +38,8 @@ int64_t argmax(const T* x, int width) {
 
 extern "C" void tg_argmax_rows(int dtype, const void* x, int64_t stride, int64_t rows, int width,
                                int64_t* out, int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows > 1)
-  for (int64_t r = 0; r < rows; r++)
+  parallel_for(rows, threads, [&](int64_t r) {
     out[r] = dtype == 0 ? argmax((const float*)x + r * stride, width)
                         : argmax((const bf16*)x + r * stride, width);
+  });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention_amx.h"
+#include "parallel.h"
 
 using namespace tiergate;
 
@@ -255,8 +256,7 @@ template <class Math>
 void run(const Call& call) {
   const std::vector<Item> items = make_items(call, Math::kAlign == 16 ? 16 : kMaxColumns);
   Queue queue(items, call.threads);
-#pragma omp parallel num_threads(call.threads)
-  {
+  parallel_for(call.threads, call.threads, [&](int64_t) {
     Scratch scratch;
     Math::begin_thread();
     for (const Item* item = queue.take(); item;) {
@@ -265,7 +265,7 @@ void run(const Call& call) {
       item = following ? following : queue.take();
     }
     Math::end_thread();
-  }
+  });
 }
 
 enum Arithmetic { kBest = 0, kPlain = 1, kDot = 2, kTiles = 3 };

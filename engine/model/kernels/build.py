@@ -1,8 +1,8 @@
 """Compiles the CPU kernels for the machine at hand and keeps the result; it does not call them.
 
-The library is named after everything that goes into it: sources, flags, compiler, torch version
-and the CPU's own features. A cache folder that moves to another machine is therefore never wrong,
-only unused. Two processes that start together wait for each other and compile once.
+The library is named after everything that goes into it: sources, flags, compiler and the CPU's own
+features; of torch it uses nothing. A cache folder that moves to another machine is therefore never
+wrong, only unused. Two processes that start together wait for each other and compile once.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 SOURCES = (
     "attention.cpp",
     "gemm.cpp",
     "elementwise.cpp",
     "sampling.cpp",
     "decoder.cpp",
+    "parallel.cpp",
     "argmax.cpp",
 )
-HEADERS = ("simd.h", "attention_math.h", "attention_amx.h")
+HEADERS = ("simd.h", "parallel.h", "attention_math.h", "attention_amx.h")
 # Neither -ffast-math nor reassociation: NaN and infinity must arrive where they belong.
 FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
-    "-fopenmp",
+    "-pthread",
     "-fPIC",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -57,7 +56,6 @@ class Toolchain:
 
     compiler: str
     version: str
-    openmp: Path | None  # torch's own libgomp: two runtimes would fight over the cores
     cpu: str
 
     def fingerprint(self, source_folder: Path) -> str:
@@ -65,8 +63,7 @@ class Toolchain:
         digest = hashlib.sha256()
         for name in (*SOURCES, *HEADERS):
             digest.update(name.encode() + b"\0" + (source_folder / name).read_bytes() + b"\0")
-        openmp = self.openmp.name if self.openmp is not None else ""
-        for text in (*FLAGS, self.version, torch.__version__, openmp, self.cpu):
+        for text in (*FLAGS, self.version, self.cpu):
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()[:24]
 
@@ -88,7 +85,7 @@ def find_toolchain() -> Toolchain:
             ).stdout
         except (OSError, subprocess.SubprocessError):
             continue
-        return Toolchain(path, version, _torch_openmp(), _cpu_identity())
+        return Toolchain(path, version, _cpu_identity())
     raise KernelBuildError(f"no C++ compiler found ({', '.join(_COMPILERS)})")
 
 
@@ -143,8 +140,7 @@ def _compile(toolchain: Toolchain, source_folder: Path, library: Path) -> None:
         ]
         _run(commands)
         made = Path(folder) / library.name
-        openmp = [str(toolchain.openmp)] if toolchain.openmp is not None else ["-fopenmp"]
-        _run([[toolchain.compiler, "-shared", *map(str, objects), *openmp, "-o", str(made)]])
+        _run([[toolchain.compiler, "-shared", "-pthread", *map(str, objects), "-o", str(made)]])
         made.replace(library)
 
 
@@ -170,11 +166,6 @@ def _run(commands: list[list[str]]) -> None:
             if process.poll() is None:
                 process.kill()
             process.communicate()
-
-
-def _torch_openmp() -> Path | None:
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return found[0] if found else None
 
 
 def _cpu_identity() -> str:

@@ -2,6 +2,7 @@
 //
 // Rows are independent and computed in float32 whatever their type is. It knows pools and slots as
 // addresses, not who owns them. `dtype` is 0 for float, 1 for bfloat16, everywhere.
+#include "parallel.h"
 #include "simd.h"
 
 using namespace tiergate;
@@ -13,56 +14,60 @@ constexpr int64_t kParallel = 16384;  // elements below which waking a second th
 template <class T>
 void rms_norm(T* out, const T* x, int64_t x_stride, T* residual, const T* weight, float eps,
               int64_t rows, int width, int threads) {
-#pragma omp parallel for num_threads(threads) if (rows * width > kParallel)
-  for (int64_t r = 0; r < rows; r++) {
-    const T* in = x + r * x_stride;
-    T* o = out + r * width;
-    F16 squares{};
-    float tail = 0;
-    int c = 0;
-    if (residual) {
-      T* res = residual + r * width;
-      for (; c + 16 <= width; c += 16) {
-        store<16>(res + c, load<16>(in + c) + load<16>(res + c));
-        F16 v = load<16>(res + c);  // as rounded: what the next layer will read
-        squares += v * v;
+  const bool is_small = rows * width <= kParallel;
+  parallel_pieces(rows, threads, is_small, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const T* in = x + r * x_stride;
+      T* o = out + r * width;
+      F16 squares{};
+      float tail = 0;
+      int c = 0;
+      if (residual) {
+        T* res = residual + r * width;
+        for (; c + 16 <= width; c += 16) {
+          store<16>(res + c, load<16>(in + c) + load<16>(res + c));
+          F16 v = load<16>(res + c);  // as rounded: what the next layer will read
+          squares += v * v;
+        }
+        for (; c < width; c++) {
+          res[c] = from_float<T>(to_float(in[c]) + to_float(res[c]));
+          tail += to_float(res[c]) * to_float(res[c]);
+        }
+        in = res;
+      } else {
+        for (; c + 16 <= width; c += 16) {
+          F16 v = load<16>(in + c);
+          squares += v * v;
+        }
+        for (; c < width; c++) tail += to_float(in[c]) * to_float(in[c]);
       }
-      for (; c < width; c++) {
-        res[c] = from_float<T>(to_float(in[c]) + to_float(res[c]));
-        tail += to_float(res[c]) * to_float(res[c]);
-      }
-      in = res;
-    } else {
-      for (; c + 16 <= width; c += 16) {
-        F16 v = load<16>(in + c);
-        squares += v * v;
-      }
-      for (; c < width; c++) tail += to_float(in[c]) * to_float(in[c]);
+      float scale = 1.0f / sqrtf((sum(squares) + tail) / (float)width + eps);
+      for (c = 0; c + 16 <= width; c += 16)
+        store<16>(o + c, load<16>(in + c) * scale * load<16>(weight + c));
+      for (; c < width; c++) o[c] = from_float<T>(to_float(in[c]) * scale * to_float(weight[c]));
     }
-    float scale = 1.0f / sqrtf((sum(squares) + tail) / (float)width + eps);
-    for (c = 0; c + 16 <= width; c += 16)
-      store<16>(o + c, load<16>(in + c) * scale * load<16>(weight + c));
-    for (; c < width; c++) o[c] = from_float<T>(to_float(in[c]) * scale * to_float(weight[c]));
-  }
+  });
 }
 
 template <class T>
 void silu_mul(T* out, const T* gate, const T* up, int64_t in_stride, int64_t rows, int width,
               int threads) {
-#pragma omp parallel for num_threads(threads) if (rows * width > kParallel)
-  for (int64_t r = 0; r < rows; r++) {
-    const T *g = gate + r * in_stride, *u = up + r * in_stride;
-    T* o = out + r * width;
-    int c = 0;
-    for (; c + 16 <= width; c += 16) {
-      F16 x = load<16>(g + c);
-      store<16>(o + c, x * sigmoid<16>(x) * load<16>(u + c));
+  const bool is_small = rows * width <= kParallel;
+  parallel_pieces(rows, threads, is_small, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const T *g = gate + r * in_stride, *u = up + r * in_stride;
+      T* o = out + r * width;
+      int c = 0;
+      for (; c + 16 <= width; c += 16) {
+        F16 x = load<16>(g + c);
+        store<16>(o + c, x * sigmoid<16>(x) * load<16>(u + c));
+      }
+      for (; c < width; c++) {
+        float x = to_float(g[c]);
+        o[c] = from_float<T>(x / (1.0f + expf(-x)) * to_float(u[c]));
+      }
     }
-    for (; c < width; c++) {
-      float x = to_float(g[c]);
-      o[c] = from_float<T>(x / (1.0f + expf(-x)) * to_float(u[c]));
-    }
-  }
+  });
 }
 
 struct Heads {
@@ -112,19 +117,21 @@ void rope_write(T* qkv, int64_t stride, int64_t rows, Heads heads, const float* 
                 const int64_t* positions, const T* q_norm, const T* k_norm, float eps, T* keys,
                 T* values, const int64_t* slots, int threads) {
   const int dim = heads.dim, half = dim / 2;
-#pragma omp parallel for num_threads(threads) if (rows * stride > kParallel)
-  for (int64_t r = 0; r < rows; r++) {
-    T* row = qkv + r * stride;
-    const float *cosine = angles + positions[r] * dim, *sine = cosine + half;
-    T* key = keys + slots[r] * heads.kv * dim;
-    for (int h = 0; h < heads.q; h++)
-      rotate(row + h * dim, row + h * dim, cosine, sine, half, q_norm, eps);
-    row += heads.q * dim;
-    for (int h = 0; h < heads.kv; h++)
-      rotate(key + h * dim, row + h * dim, cosine, sine, half, k_norm, eps);
-    row += heads.kv * dim;
-    memcpy(values + slots[r] * heads.kv * dim, row, (size_t)heads.kv * dim * sizeof(T));
-  }
+  const bool is_small = rows * stride <= kParallel;
+  parallel_pieces(rows, threads, is_small, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      T* row = qkv + r * stride;
+      const float *cosine = angles + positions[r] * dim, *sine = cosine + half;
+      T* key = keys + slots[r] * heads.kv * dim;
+      for (int h = 0; h < heads.q; h++)
+        rotate(row + h * dim, row + h * dim, cosine, sine, half, q_norm, eps);
+      row += heads.q * dim;
+      for (int h = 0; h < heads.kv; h++)
+        rotate(key + h * dim, row + h * dim, cosine, sine, half, k_norm, eps);
+      row += heads.kv * dim;
+      memcpy(values + slots[r] * heads.kv * dim, row, (size_t)heads.kv * dim * sizeof(T));
+    }
+  });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 // multiplication" (ACM TOMS 34(3), 2008): weights lie in panels of 32 outputs, so a panel streams
 // from memory once and is used for all rows; up to 14 rows times 32 outputs stay in registers.
 // float32 sums throughout; bfloat16 weights are multiplied in pairs (AVX512_BF16).
+#include "parallel.h"
 #include "simd.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -177,15 +178,15 @@ bool run(const Job& job) {
   if (groups > blocks) groups = blocks;
   if (blocks <= 4) groups = 1;
   const int64_t panel_bytes = (int64_t)steps * kPanel * 4;
-#pragma omp parallel num_threads(job.threads) if ((int64_t)job.rows * steps * panels > kParallel)
-  {
-#pragma omp for schedule(static)
-    for (int b = 0; b < blocks; b++)
-      pack_rows(job, first_row(b), first_row(b + 1) - first_row(b),
-                packed + (int64_t)first_row(b) * steps);
-#pragma omp for schedule(static)
-    for (int i = 0; i < panels * groups; i++) {
-      const int panel = i / groups, group = i % groups;
+  const int64_t work = (int64_t)job.rows * steps * panels;
+  const int threads = work > kParallel ? job.threads : 1;
+  parallel_for(blocks, blocks > 2 ? threads : 1, [&](int64_t b) {
+    pack_rows(job, first_row(b), first_row(b + 1) - first_row(b),
+              packed + (int64_t)first_row(b) * steps);
+  });
+  parallel_guided((int64_t)panels * groups, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int panel = (int)(i / groups), group = (int)(i % groups);
       const int from = blocks * group / groups, to = blocks * (group + 1) / groups;
       // The next panel is fetched in equal shares by the blocks of this one.
       const bool fetch = blocks > 1 && panel + 1 < panels;
@@ -194,10 +195,10 @@ bool run(const Job& job) {
         const char* next = fetch ? w + panel_bytes + panel_bytes * b / blocks : w;
         multiply_rows<D>(first_row(b + 1) - first_row(b), job, panel, first_row(b),
                          packed + (int64_t)first_row(b) * steps, next,
-                         fetch ? 128 / (blocks < 2 ? 2 : blocks > 128 ? 128 : blocks) : 0);
+                         fetch ? 128 / (blocks > 128 ? 128 : blocks) : 0);
       }
     }
-  }
+  });
   return true;
 }
 
@@ -206,15 +207,14 @@ void pack_weights(const T* w, int outputs, int inputs, int epilogue, uint32_t* t
   constexpr int per_word = 4 / sizeof(T);
   const int steps = (inputs + per_word - 1) / per_word;
   const int panels = panels_of(outputs);
-#pragma omp parallel for num_threads(threads)
-  for (int p = 0; p < panels; p++) {
+  parallel_for(panels, threads, [&](int64_t p) {
     uint32_t* panel = to + (int64_t)p * steps * kPanel;
     memset(panel, 0, (size_t)steps * kPanel * 4);
     for (int i = 0; i < kPanel; i++) {
-      int row = p * kPanel + i;
+      int row = (int)p * kPanel + i;
       bool exists = row < outputs;
       if (epilogue == kSwiglu) {  // 16 gates beside their 16 ups
-        const int width = outputs / 2, column = p * 16 + i % 16;
+        const int width = outputs / 2, column = (int)p * 16 + i % 16;
         row = i < 16 ? column : width + column;
         exists = column < width;
       }
@@ -223,7 +223,7 @@ void pack_weights(const T* w, int outputs, int inputs, int epilogue, uint32_t* t
       for (int k = 0; k < inputs; k++)
         memcpy((T*)(panel + (k / per_word) * kPanel + i) + k % per_word, from + k, sizeof(T));
     }
-  }
+  });
 }
 
 }  // namespace

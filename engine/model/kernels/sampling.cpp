@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
 
 using namespace tiergate;
@@ -256,13 +257,12 @@ extern "C" void tg_draw_rows(int dtype, const void* x, int64_t stride, int64_t r
                              const double* temperature, const int64_t* top_k, const double* top_p,
                              const double* min_p, const double* uniform, int64_t* tokens,
                              float* logprobs, int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (rows > 1)
-  for (int64_t r = 0; r < rows; r++) {
+  parallel_for(rows, threads, [&](int64_t r) {
     const Order order{temperature[r], top_p[r], min_p[r], uniform[r], top_k[r]};
     float* logprob = logprobs ? logprobs + r : nullptr;
     if (dtype == 0)
       draw((const float*)x + r * stride, width, order, tokens + r, logprob);
     else
       draw((const bf16*)x + r * stride, width, order, tokens + r, logprob);
-  }
+  });
 }
