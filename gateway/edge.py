@@ -32,7 +32,11 @@ def request_id_of(headers: Headers) -> str:
 
 
 class Edge:
-    """ASGI middleware; puts `request_id` and `arrival_ns` into the request's state."""
+    """ASGI middleware; puts into the request's state: `request_id`, `arrival_ns`, `send_body`.
+
+    `send_body` is the server's own `send`: once the headers are out no layer has anything to do
+    with a body, and six layers a token add up.
+    """
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app
@@ -47,7 +51,7 @@ class Edge:
         arrival_ns = scope.get("extensions", {}).get(EXTENSION, {}).get("arrival_ns", now_ns)
         request_id = request_id_of(Headers(scope=scope))
         state = scope.setdefault("state", {})
-        state.update(request_id=request_id, arrival_ns=arrival_ns, log={})
+        state.update(request_id=request_id, arrival_ns=arrival_ns, log={}, send_body=send)
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -67,7 +67,7 @@ class AnswerResponse(Response):
             self._open()
             watcher = asyncio.create_task(self._watch(receive))
             if self._plan.stream:
-                await self._stream(send)
+                await self._stream(send, scope.get("state", {}).get("send_body", send))
             else:
                 await self._respond(send)
         except ApiError as error:
@@ -115,7 +115,7 @@ class AnswerResponse(Response):
         await self._start(send, {**headers, "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, send_body: Send) -> None:
         """Send each choice's deltas as they come, then the usage if asked for, then `[DONE]`."""
         answer = self._answer
         started = False
@@ -127,7 +127,7 @@ class AnswerResponse(Response):
                         started = True
                         await self._start(send, STREAM_HEADERS)
                         payload = b"".join(self._openings()) + payload
-                    await self._write(send, payload)
+                    await self._write(send_body, payload)
                     self._stamp(choice, num_tokens)
             if answer.client_left:
                 self.outcome = names.OUTCOME_DISCONNECTED
@@ -139,7 +139,7 @@ class AnswerResponse(Response):
             self.outcome = error.spec.error_type
             last = event(error.body())  # and no [DONE]: this end can be told from a good one
         answer.is_done = True
-        await self._write(send, last, more=False)
+        await self._write(send_body, last, more=False)
 
     async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
         # Names are the operator's; one that a header cannot carry is quoted as in a URL.
