@@ -109,7 +109,7 @@ def build_services(
         clock=clock,
         ledger=ledger,
         tiers=TierTable(tuple(tiers)),
-        host=ModelHost(engine, load, clock),
+        host=ModelHost(engine, load, clock, settings.aliases),
         auth=Authenticator(
             ledger.repository,
             clock,

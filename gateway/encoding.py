@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from engine.core.clock import NS_PER_S, Clock, utc_now
@@ -33,13 +33,24 @@ CHAT, TEXT = ChatShape(), TextShape()
 _MAX_SEED = 2**63
 
 
-def require_model(model: str, principal: Principal, info: EngineInfo) -> None:
-    """Raise unless this is the model served and the key may use it."""
-    if not principal.allows(model):
+def is_served(name: str, info: EngineInfo, aliases: Collection[str]) -> bool:
+    """True for the model's name and for every other name it answers to; `*` is any name."""
+    return name == info.model or name in aliases or "*" in aliases
+
+
+def require_model(
+    model: str, principal: Principal, info: EngineInfo, aliases: Collection[str] = ()
+) -> None:
+    """Raise unless this is a name of the model served and the key may use it.
+
+    An allow-list may name the model or the alias. The answer always says the model's own name.
+    """
+    served = is_served(model, info, aliases)
+    if not (principal.allows(model) or (served and principal.allows(info.model))):
         raise ApiError(
             Problem.MODEL_FORBIDDEN, "This key may not use the model asked for.", param="model"
         )
-    if model != info.model:
+    if not served:
         raise ApiError(
             Problem.MODEL_UNKNOWN,
             f"There is no such model here; this server has '{info.model}'.",
@@ -160,17 +171,25 @@ def _logit_bias(biases: dict[str, float], vocab_size: int) -> tuple[tuple[int, f
 class Encoder:
     """Makes plans for one engine's model. `arrival_ns` is when the request's first byte came."""
 
-    def __init__(self, codec: TextCodec, info: EngineInfo, clock: Clock, fingerprint: str) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        info: EngineInfo,
+        clock: Clock,
+        fingerprint: str,
+        aliases: Collection[str] = (),
+    ) -> None:
         self.codec = codec
         self._info = info
         self._clock = clock
         self._fingerprint = fingerprint
+        self._aliases = aliases
 
     async def chat(
         self, body: ChatBody, principal: Principal, tiers: Sequence[TierRecord], arrival_ns: int
     ) -> Plan:
         """Return the plan of a chat completion; raises ApiError."""
-        require_model(body.model, principal, self._info)
+        require_model(body.model, principal, self._info, self._aliases)
         tier = choose_tier(body.service_tier, principal, tiers)
         prompt = await self.codec.encode_chat(body.messages)
         return self._plan(body, CHAT, principal, tier, [prompt], arrival_ns)
@@ -183,7 +202,7 @@ class Encoder:
         arrival_ns: int,
     ) -> Plan:
         """Return the plan of a completion; raises ApiError."""
-        require_model(body.model, principal, self._info)
+        require_model(body.model, principal, self._info, self._aliases)
         tier = choose_tier(body.service_tier, principal, tiers)
         asked = body.prompts
         prompts = await self.codec.encode_prompts(asked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from engine.core.clock import Clock
@@ -38,8 +38,15 @@ def fingerprint_of(info: EngineInfo) -> str:
 class ModelHost:
     """The engine and the tokenizer that belongs to it."""
 
-    def __init__(self, engine: EngineClient, load_codec: LoadCodec, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        load_codec: LoadCodec,
+        clock: Clock,
+        aliases: Collection[str] = (),
+    ) -> None:
         self.engine = engine
+        self.aliases = aliases
         self._load_codec = load_codec
         self._clock = clock
         self._codec: TextCodec | None = None
@@ -83,7 +90,9 @@ class ModelHost:
             raise engine_unavailable()
         # An engine that was restarted may have another capacity.
         if self._encoder is None or self._encoder_info is not info:
-            self._encoder = Encoder(self._codec, info, self._clock, fingerprint_of(info))
+            self._encoder = Encoder(
+                self._codec, info, self._clock, fingerprint_of(info), self.aliases
+            )
             self._encoder_info = info
         return self._encoder
 

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     model: str = Field(
         "builtin", min_length=1, description="`builtin`, a folder, or a Hugging Face model id."
     )
+    model_aliases: str = Field(
+        "", description="Other names the model answers to, with commas between; * is any name."
+    )
     device: str = Field("auto", min_length=1, description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of weights and KV cache."
@@ -200,6 +203,11 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """Other names that the model answers to; `*` among them stands for any name."""
+        return frozenset(name.strip() for name in self.model_aliases.split(",")) - {""}
 
     @property
     def url(self) -> str:

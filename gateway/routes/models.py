@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from engine.core.clock import NS_PER_S, utc_now
 from gateway.completion import ModelCard
-from gateway.encoding import context_limit
+from gateway.encoding import context_limit, is_served
 from gateway.errors import ApiError, Problem
 from gateway.principal import Principal
 from gateway.routes.inference import authenticate
@@ -31,8 +31,9 @@ async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model; one that the key may not use is as unknown as one that is not there."""
     services: Services = request.app.state.services
     principal = await authenticate(request, services)
-    for card in visible_models(services, principal):
-        if card.id == model:
+    info = services.host.engine.info
+    if info is not None and is_served(model, info, services.host.aliases):
+        for card in visible_models(services, principal):
             return json_response(card.as_dict())
     raise ApiError(Problem.MODEL_UNKNOWN, "There is no such model here.", param="model")
 
@@ -40,7 +41,7 @@ async def retrieve_model(request: Request, model: str) -> Response:
 def visible_models(services: Services, principal: Principal) -> list[ModelCard]:
     """Return the cards of the models that `principal` may use; none before the first load."""
     info = services.host.engine.info
-    if info is None or not principal.allows(info.model):
+    if info is None or not any(map(principal.allows, (info.model, *services.host.aliases))):
         return []
     # When the model was loaded: the monotonic clock's difference, told in the wall clock's time.
     age_s = (services.clock.now_ns() - services.host.loaded_ns) // NS_PER_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ import pytest_asyncio
 from door_kit import CHAT, Door, chat_body, eventually, open_door
 from openai import NotFoundError
 from prometheus_client.parser import text_string_to_metric_families
+
+from engine.core.clock import utc_now
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -63,6 +66,25 @@ async def test_models_are_listed_and_retrieved_by_the_sdk(door: Door) -> None:
         assert (await client.models.retrieve("talker")) == listed
         with pytest.raises(NotFoundError):
             await client.models.retrieve("organisation/other")
+
+
+async def test_a_model_answers_to_its_aliases(tmp_path: Path) -> None:
+    """Programs that name another model can be served unchanged; answers say the true name."""
+    async with open_door(tmp_path, settings={"model_aliases": "gpt-4o, other"}) as aliased:
+        answer = await aliased.post(CHAT, chat_body(max_tokens=1) | {"model": "gpt-4o"})
+        assert answer.json()["model"] == "talker"
+        card = await aliased.http.get("/v1/models/other", headers=aliased.auth())
+        assert card.json()["id"] == "talker"
+        unknown = await aliased.post(CHAT, chat_body() | {"model": "gpt-5"})
+        assert unknown.status_code == 404
+        issued = await aliased.ledger.repository.create_key(
+            "free-tenant", utc_now(), "narrow", models=["gpt-4o"]
+        )
+        headers = {"authorization": f"Bearer {issued.plaintext}"}
+        for name, status in (("gpt-4o", 200), ("talker", 403), ("other", 403)):
+            body = chat_body(max_tokens=1) | {"model": name}
+            response = await aliased.http.post(CHAT, json=body, headers=headers)
+            assert response.status_code == status, name
 
 
 async def test_an_answer_leaves_its_traces_in_the_metrics(door: Door) -> None:
