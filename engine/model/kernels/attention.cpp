@@ -31,7 +31,8 @@ struct Call {
   int threads;
 };
 
-// Up to kMaxColumns columns of one sequence and KV head; column i is token i / group, head i % group.
+// Up to kMaxColumns columns of one sequence and KV head, counted from `first`; column c is token
+// c / group and head c % group.
 struct Item {
   int sequence, kv_head, first, count;
 };
@@ -79,7 +80,8 @@ void softmax_chunk(Scratch& s, int n, bool is_first, const ChunkView& view, cons
       if (!is_first)
         for (int i = 0; i < W && c * W + i < view.columns; i++) {
           float* sums = s.sums + (c * W + i) * view.dim;
-          for (int d = 0; d < view.dim; d += 16) store<16>(sums + d, load<16>(sums + d) * shrink[i]);
+          for (int d = 0; d < view.dim; d += 16)
+            store<16>(sums + d, load<16>(sums + d) * shrink[i]);
         }
       store<W>(s.maxima + c * W, top);
     }
@@ -110,15 +112,16 @@ void pair_weights(Scratch& s, int n) {
     }
 }
 
-// Where the rows of up to kChunk keys lie. They are scattered over blocks, so no hardware prefetcher
-// finds them in time: finding a row also asks for it, one chunk ahead of its use.
+// Where the rows of up to kChunk keys lie. They are scattered over blocks, so no hardware
+// prefetcher finds them in time: finding a row also asks for it, one chunk ahead of its use.
 template <class T>
 struct Rows {
   const T *keys[kChunk], *values[kChunk];
 
   void find(const Call& call, const Item& item, int t0, int n) {
     const int32_t* table = call.tables + item.sequence * call.table_stride;
-    const int64_t stride = (int64_t)call.kv_heads * call.dim, head = (int64_t)item.kv_head * call.dim;
+    const int64_t stride = (int64_t)call.kv_heads * call.dim;
+    const int64_t head = (int64_t)item.kv_head * call.dim;
     int block = t0 / call.block_size, offset = t0 % call.block_size;
     for (int t = 0; t < n;) {
       int64_t at = ((int64_t)table[block] * call.block_size + offset) * stride + head;
@@ -232,7 +235,9 @@ class Queue {
     const int i = left_.fetch_sub(1) - 1;
     return i >= 0 ? &items_[i] : nullptr;
   }
-  const Item* take_early() { return left_.load(std::memory_order_relaxed) > early_ ? take() : nullptr; }
+  const Item* take_early() {
+    return left_.load(std::memory_order_relaxed) > early_ ? take() : nullptr;
+  }
 
  private:
   const std::vector<Item>& items_;
@@ -287,8 +292,8 @@ int tg_bf16_arithmetic(void) {
 #endif
 }
 
-// Returns 0, or 1 for a head size that is no multiple of 16 up to 256, 2 for an arithmetic that this
-// build lacks. `arithmetic` 0 takes the best; the others are for tests. Shapes: see Call.
+// Returns 0, or 1 for a head size that is no multiple of 16 up to 256, 2 for an arithmetic that
+// this build lacks. `arithmetic` 0 takes the best; the others are for tests. Shapes: see Call.
 int tg_paged_attention(int dtype, int arithmetic, void* out, const void* q, int64_t q_row,
                        int64_t q_head, int q_heads, int kv_heads, int dim, const void* keys,
                        const void* values, const int32_t* tables, int64_t table_stride,

@@ -1,4 +1,4 @@
-// RMSNorm, SwiGLU, rotary embedding with the write to the KV pools; everything between two matrices.
+// RMSNorm, SwiGLU, rotary embedding with the write to the KV pools: all that is no matrix product.
 //
 // Rows are independent and computed in float32 whatever their type is. It knows pools and slots as
 // addresses, not who owns them. `dtype` is 0 for float, 1 for bfloat16, everywhere.
@@ -156,8 +156,8 @@ void tg_silu_mul(int dtype, void* out, const void* gate, const void* up, int64_t
     silu_mul((bf16*)out, (const bf16*)gate, (const bf16*)up, in_stride, rows, width, threads);
 }
 
-// qkv [rows, stride]: q heads are rotated in place, k heads into `keys`, v heads into `values`, both
-// [slot, kv heads, dim]; angles [position, dim] hold cosines, then sines. Norms may be null.
+// qkv [rows, stride]: q heads are rotated in place, k heads into `keys`, v heads go to `values`,
+// both [slot, kv heads, dim]; angles [position, dim] hold cosines, then sines. Norms may be null.
 void tg_rope_write(int dtype, void* qkv, int64_t stride, int64_t rows, int q_heads, int kv_heads,
                    int dim, const float* angles, const int64_t* positions, const void* q_norm,
                    const void* k_norm, float eps, void* keys, void* values, const int64_t* slots,

@@ -136,7 +136,7 @@ void multiply_rows(int rows, const Job& job, int panel, int row, const uint32_t*
   }
 }
 
-// Rows [first, first + count) side by side: to[step][row], zero where an odd last input has no pair.
+// Rows [first, first + count) side by side: to[step][row]; an odd last input is paired with zero.
 void pack_rows(const Job& job, int first, int count, uint32_t* to) {
   const int steps = steps_of(job.dtype, job.inputs), size = job.dtype == 0 ? 4 : 2;
   const int whole = job.inputs * size / 4;
@@ -251,8 +251,8 @@ int64_t tg_gemm_packed_words(int dtype, int outputs, int inputs) {
   return (int64_t)panels_of(outputs) * steps_of(dtype, inputs) * kPanel;
 }
 
-// weights [outputs, inputs], contiguous; `packed` 64-byte aligned. With epilogue 1 the first half of
-// the outputs are gates and the second half ups.
+// weights [outputs, inputs], contiguous; `packed` 64-byte aligned. With epilogue 1 the first half
+// of the outputs are gates and the second half ups.
 void tg_gemm_pack(int dtype, const void* weights, int outputs, int inputs, int epilogue,
                   uint32_t* packed, int threads) {
   if (dtype == 0)

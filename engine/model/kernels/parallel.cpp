@@ -54,8 +54,8 @@ class Pool {
   }
 
  private:
-  // Takes items of the job `turn` until none is left. The ticket carries the job's number: taking one
-  // succeeds only while the description just read is that job's.
+  // Takes items of the job `turn` until none is left. The ticket carries the job's number: taking
+  // one succeeds only while the description just read is that job's.
   void work(uint32_t turn) {
     for (;;) {
       uint64_t ticket = ticket_.load(std::memory_order_acquire);

@@ -36,8 +36,8 @@ void parallel_pieces(int64_t count, int threads, bool is_small, const F& f) {
                [&](int64_t i) { f(count * i / pieces, count * (i + 1) / pieces); });
 }
 
-// f(first, last) for pieces of [0, count), large ones first: neighbours stay together, and at the end
-// no thread waits long for another ("guided self-scheduling", Polychronopoulos and Kuck 1987).
+// f(first, last) for pieces of [0, count), large ones first: neighbours stay together, and at the
+// end no thread waits long for another (guided self-scheduling, Polychronopoulos and Kuck 1987).
 template <class F>
 void parallel_guided(int64_t count, int threads, const F& f) {
   if (threads <= 1 || count <= 1) {
