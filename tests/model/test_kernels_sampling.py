@@ -28,7 +28,7 @@ def _draw(
     kernels: NativeKernels, logits: torch.Tensor, orders: list[SamplingParams], at: list[float]
 ) -> tuple[list[int], list[float]]:
     width = logits.shape[1]
-    tokens, logprobs = kernels.draw_rows(
+    tokens, logprobs = kernels.sample_rows(
         logits,
         torch.tensor([o.temperature for o in orders], dtype=torch.float64),
         torch.tensor([o.top_k or width for o in orders]),

@@ -96,7 +96,7 @@ class NativeKernels:
         )
         return out
 
-    def draw_rows(
+    def sample_rows(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
@@ -108,18 +108,17 @@ class NativeKernels:
         """Draw one token per row as engine.model.categorical defines it: [R] int64, [R] float32.
 
         `logits`: [R, V], columns contiguous, float32 or bfloat16, unchanged. Parameters are [R]:
-        temperature > 0, top_k >= 1 int64 (V or more means off), top_p (1 means off), min_p (0 means
-        off) and uniform in [0, 1), all others float64. The second result is the natural log of the
-        token's probability at temperature 1. A row with NaN or +inf, or nothing but -inf, gives
-        token -1 and NaN.
+        temperature > 0, top_k >= 1 (V or more means off), top_p (1 means off), min_p (0 means off)
+        and uniform in [0, 1). The second result is the natural log of the token's probability at
+        temperature 1. A row with NaN or +inf, or nothing but -inf, gives token -1 and NaN.
         """
         rows, width = logits.shape
         assert logits.stride(1) == 1, "columns must be contiguous"
-        given = (temperature, top_p, min_p, uniform)
-        assert all(p.dtype == torch.float64 and p.shape == (rows,) for p in given)
-        assert top_k.dtype == torch.int64
-        assert top_k.shape == (rows,)
-        temperature, top_p, min_p, uniform = (p.contiguous() for p in given)
+        assert all(p.shape == (rows,) for p in (temperature, top_k, top_p, min_p, uniform))
+        temperature, top_p, min_p, uniform = (
+            p.double().contiguous() for p in (temperature, top_p, min_p, uniform)
+        )
+        top_k = top_k.long().contiguous()
         tokens = torch.empty(rows, dtype=torch.int64)
         logprobs = torch.empty(rows, dtype=torch.float32)
         self.functions["tg_draw_rows"](
@@ -129,7 +128,7 @@ class NativeKernels:
             rows,
             width,
             temperature.data_ptr(),
-            top_k.contiguous().data_ptr(),
+            top_k.data_ptr(),
             top_p.data_ptr(),
             min_p.data_ptr(),
             uniform.data_ptr(),
