@@ -67,15 +67,10 @@ class Choice:
     def opening(self) -> list[Delta]:
         """Return the echoed prompt as the first delta, if one was asked for.
 
-        Its tokens have no log probabilities: the engine does not compute those of prompts.
+        Log probabilities are those of the answer only: the engine computes none for prompts.
         """
         text = self._plan.echo_of(self.index)
-        if not text:
-            return []
-        if self._wants_logprobs:
-            prompt = self._plan.prompt_of(self.index)
-            self._unsent += [TokenLogprob(self._codec.token(t), None) for t in prompt]
-        return [self._delta(text)]
+        return [self._delta(text)] if text else []
 
     def take(self, events: Sequence[TokenEvent]) -> tuple[list[Delta], int]:
         """Return the deltas of these events, and how many tokens stand behind their text."""
@@ -119,7 +114,7 @@ class Choice:
 
     def _delta(self, text: str, finish_reason: str | None = None) -> Delta:
         logprobs: tuple[TokenLogprob, ...] | None = None
-        if self._wants_logprobs and (self._unsent or finish_reason is None):
+        if self._unsent:
             logprobs = tuple(self._unsent)
             self._logprobs += self._unsent
             self._unsent = []
@@ -131,10 +126,14 @@ class Choice:
     def _logprob(self, event: TokenEvent, token_id: int) -> TokenLogprob:
         token = self._codec.token
         top = tuple((token(one.token_id), one.logprob) for one in event.top)
+        # The engine reports one wherever one was ordered; a missing one would be its fault.
+        assert event.logprob is not None
         return TokenLogprob(token(token_id), event.logprob, top)
 
     def finished(self) -> FinishedChoice:
         """Return the whole choice."""
         assert self.finish_reason is not None
         logprobs = tuple(self._logprobs) if self._wants_logprobs else None
-        return FinishedChoice(self.index, "".join(self._texts), self.finish_reason, logprobs)
+        echoed = len(self._plan.echo_of(self.index))
+        text = "".join(self._texts)
+        return FinishedChoice(self.index, text, self.finish_reason, logprobs, echoed)

@@ -35,7 +35,7 @@ class TokenLogprob:
     """One position of an answer: the token drawn, and the likeliest ones."""
 
     token: TokenText
-    logprob: float | None
+    logprob: float
     top: tuple[tuple[TokenText, float], ...] = ()
 
 
@@ -88,6 +88,7 @@ class FinishedChoice:
     text: str
     finish_reason: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    echoed: int = 0  # characters of the prompt in front of the answer
 
 
 class Delta(NamedTuple):
@@ -201,7 +202,7 @@ class TextShape:
     ) -> dict[str, Any]:
         """Return a whole `text_completion`."""
         shown = [
-            _choice(c.index, "text", c.text, text_logprobs(c.logprobs, 0), c.finish_reason)
+            _choice(c.index, "text", c.text, text_logprobs(c.logprobs, c.echoed), c.finish_reason)
             for c in choices
         ]
         head_fields = head.as_dict("text_completion")
@@ -228,7 +229,7 @@ def chat_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | N
     return {"content": content, "refusal": None}
 
 
-def _chat_token(token: TokenText, logprob: float | None) -> dict[str, Any]:
+def _chat_token(token: TokenText, logprob: float) -> dict[str, Any]:
     return {"token": token.text, "logprob": _finite(logprob), "bytes": list(token.bytes)}
 
 
@@ -248,17 +249,15 @@ def text_logprobs(tokens: tuple[TokenLogprob, ...] | None, offset: int) -> dict[
     }
 
 
-def _top(token: TokenLogprob) -> dict[str, float | None] | None:
+def _top(token: TokenLogprob) -> dict[str, float]:
     """Return the likeliest tokens of a position; the one drawn is always among them."""
-    if token.logprob is None:
-        return None
-    shown: dict[str, float | None] = {text.text: _finite(value) for text, value in token.top}
+    shown = {text.text: _finite(value) for text, value in token.top}
     shown.setdefault(token.token.text, _finite(token.logprob))
     return shown
 
 
-def _finite(logprob: float | None) -> float | None:
-    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
+def _finite(logprob: float) -> float:
+    return max(logprob, LOWEST_LOGPROB)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from engine.serving.config import EngineConfig
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz."
 END_ID = 256
-KILL_BYTE = 7  # a prompt that begins with this byte kills the engine
+KILL_BYTE = 7  # a prompt that begins with this byte kills an engine made with option "mortal"
 VOCABULARY = 260
 
 
@@ -53,7 +53,10 @@ class Info:
 class TalkingExecutor:
     """Computes nothing, at a pace."""
 
-    def __init__(self, capacity: Capacity, info: Info, gate: Path | None, step_s: float) -> None:
+    def __init__(
+        self, capacity: Capacity, info: Info, gate: Path | None, step_s: float, mortal: bool
+    ) -> None:
+        self._mortal = mortal
         self.capacity = capacity
         self.info = info
         self._gate = gate
@@ -66,7 +69,7 @@ class TalkingExecutor:
         if self._step_s:
             time.sleep(self._step_s)
         for chunk in batch.chunks:
-            if chunk.start == 0 and chunk.token_ids[0] == KILL_BYTE:
+            if self._mortal and chunk.start == 0 and chunk.token_ids[0] == KILL_BYTE:
                 os.kill(os.getpid(), signal.SIGKILL)
         tokens = tuple(draw(c, c.sampling) for c in batch.chunks if c.sampling is not None)
         return StepResult(batch.step, tokens, elapsed_ns=1000)
@@ -100,4 +103,5 @@ def make(config: EngineConfig, progress: ProgressReport) -> TalkingExecutor:
     )
     gate = options.get("gate")
     step_s = float(options.get("step_s", "0.001"))
-    return TalkingExecutor(capacity, Info(config.model), Path(gate) if gate else None, step_s)
+    held_by = Path(gate) if gate else None
+    return TalkingExecutor(capacity, Info(config.model), held_by, step_s, "mortal" in options)

@@ -105,12 +105,13 @@ async def test_streamed_offsets_go_on_from_chunk_to_chunk(door: Door) -> None:
 
 
 async def test_echo_repeats_the_prompt(door: Door) -> None:
-    """The prompt's text comes first; its tokens have no log probabilities."""
+    """The prompt's text comes first; log probabilities are those of the answer, with offsets."""
     answer = (await door.post(TEXT, text_body("abc", echo=True, max_tokens=2, logprobs=0))).json()
     (choice,) = answer["choices"]
     assert choice["text"] == "abcde"
-    assert choice["logprobs"]["tokens"] == [*"abcde"]
-    assert choice["logprobs"]["token_logprobs"] == [None, None, None, -0.5, -0.5]
+    assert choice["logprobs"]["tokens"] == ["d", "e"]
+    assert choice["logprobs"]["token_logprobs"] == [-0.5, -0.5]
+    assert choice["logprobs"]["text_offset"] == [3, 4]
     body = text_body([97], echo=True, max_tokens=2, stream=True)
     streamed = sse((await door.post(TEXT, body)).text)
     assert "".join(e["choices"][0]["text"] for e in streamed[:-1]) == "abc"

@@ -14,7 +14,7 @@ async def test_an_engine_that_dies_is_told_and_comes_back(tmp_path: Path) -> Non
 
     What had been generated until then is in the ledger.
     """
-    async with open_door(tmp_path, process=True, options={"step_s": 0.02}) as door:
+    async with open_door(tmp_path, process=True, options={"step_s": 0.02, "mortal": True}) as door:
         body = chat_body(stream=True, ignore_eos=True, max_tokens=900)
         running = asyncio.create_task(door.post(CHAT, body))
         await eventually(lambda: len(door.services.live) == 1, "a stream runs")
