@@ -17,6 +17,7 @@ from datetime import datetime
 from engine.core.clock import NS_PER_S, Clock, utc_now
 from gateway.errors import ApiError, Problem, unauthenticated
 from gateway.principal import Principal, cache_salt
+from gateway.strangers import Strangers
 from tenants.errors import DatabaseUnavailable
 from tenants.keys import is_well_formed
 from tenants.repository import TOUCH_INTERVAL, Repository
@@ -59,6 +60,7 @@ class Authenticator:
         self._salt_secret = salt_secret
         self._ttl_ns = int(ttl_s * NS_PER_S)
         self._size = size
+        self._strangers = Strangers(clock)
         self._memory: OrderedDict[str, Remembered] = OrderedDict()
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._num_lookups = 0
@@ -66,12 +68,16 @@ class Authenticator:
         self._touched: dict[str, datetime] = {}
         self._to_touch: dict[str, datetime] = {}
 
-    async def authenticate(self, header: str | None) -> Principal:
-        """Return who sent `Authorization: <header>`; raises the one 401, or 503 with no ledger."""
+    async def authenticate(self, header: str | None, address: str = "") -> Principal:
+        """Return who sent `Authorization: <header>` from `address`.
+
+        Raises the one 401; 429 for an address that tries one unknown key after the other; 503 where
+        a key cannot be checked because the ledger does not answer.
+        """
         scheme, _, key = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not is_well_formed(key.strip()):
             raise unauthenticated()
-        principal = await self._find(self._repository.digest(key.strip()))
+        principal = await self._find(self._repository.digest(key.strip()), address)
         now = utc_now()
         if principal is None or not principal.opens_door(now):
             raise unauthenticated()
@@ -86,10 +92,16 @@ class Authenticator:
             return True
         return principal is not None and principal.opens_door(utc_now())
 
-    async def _find(self, digest: str) -> Principal | None:
+    async def _find(self, digest: str, address: str | None = None) -> Principal | None:
         known = self._fresh(digest)
         if known is not None:
             return known.principal
+        if address is not None and (wait_ms := self._strangers.wait_ms(address)):
+            raise ApiError(
+                Problem.RATE_LIMITED,
+                "Too many invalid API keys came from this address.",
+                retry_after_ms=wait_ms,
+            )
         if self._num_lookups >= MAX_LOOKUPS + MAX_WAITING_LOOKUPS:
             raise _ledger_unavailable()
         self._num_lookups += 1
@@ -99,6 +111,8 @@ class Authenticator:
                 known = self._fresh(digest)
                 if known is None:
                     known = await self._look_up(digest)
+                    if known.principal is None and address is not None:
+                        self._strangers.failed(address)
         finally:
             self._num_lookups -= 1
         return known.principal

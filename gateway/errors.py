@@ -53,6 +53,7 @@ class Problem(Enum):
     BODY_TOO_LARGE = ProblemSpec(
         413, "invalid_request_error", "request_too_large", "invalid_request"
     )
+    RATE_LIMITED = ProblemSpec(429, "rate_limit_error", "rate_limit_exceeded", "rate_limited")
     INTERNAL = ProblemSpec(500, "server_error", "internal_error", "_OTHER")
     ENGINE_FAILED = ProblemSpec(500, "server_error", "engine_error", "engine_error")
     ENGINE_UNAVAILABLE = ProblemSpec(

@@ -8,6 +8,9 @@ stands on no histogram.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 # attributes
 TIER = "tiergate.tier"
 TENANT = "tiergate.tenant.id"
@@ -56,7 +59,6 @@ ENGINE_UP = "tiergate.engine.up"
 ENGINE_RESTARTS = "tiergate.engine.restarts"
 ENGINE_REQUESTS = "tiergate.engine.requests"  # by tiergate.state: waiting, running, parked
 ENGINE_PREEMPTIONS = "tiergate.engine.preemptions"
-ENGINE_STEPS = "tiergate.engine.steps"
 KV_BLOCKS = "tiergate.kv.blocks"  # by tiergate.state: used, free
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
@@ -79,3 +81,35 @@ GAP_BORDERS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 )  # fmt: skip
 CANCEL_BORDERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+# What Prometheus shows as HELP, and OTLP as the description.
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        SERVER_DURATION: "From the first byte of a request to the last of its answer.",
+        SERVER_TTFT: "From the first byte of a request to its first token at the socket.",
+        SERVER_TPOT: "Mean time per token after the first, per request.",
+        REQUESTS: "Requests of the inference routes by how they ended.",
+        TOKENS: "Tokens by kind, counted at the engine.",
+        GAP: "Time between two tokens of an answer, at the door.",
+        QUEUE_DURATION: "From arrival to the engine's first step for a request.",
+        QUEUE_DEPTH: "Requests let in that have no token yet.",
+        QUEUE_PROMPT_TOKENS: "Prompt tokens of requests that have no token yet.",
+        ADMISSION_DECISIONS: "Requests let in, and refused by reason.",
+        CANCEL_DURATION: "From a client's leaving to its seat in the engine being free.",
+        OPEN_ANSWERS: "Answers in the making.",
+        SLO_REQUESTS: "Requests that count for an objective, by tenant.",
+        SLO_VIOLATIONS: "Requests that broke an objective, by tenant.",
+        TIER_SLO_REQUESTS: "Requests that count for an objective, by tier.",
+        TIER_SLO_VIOLATIONS: "Requests that broke an objective, by tier.",
+        SLO_GAPS: "Tokens after the first, by tenant.",
+        SLO_GAP_VIOLATIONS: "Tokens after the first that came late, by tenant.",
+        SLO_THRESHOLD: "What a tier promises.",
+        ENGINE_UP: "1 while requests can be answered.",
+        ENGINE_RESTARTS: "Times another engine took over.",
+        ENGINE_REQUESTS: "Requests in the engine by state.",
+        ENGINE_PREEMPTIONS: "Requests that had to give up their KV blocks.",
+        KV_BLOCKS: "Blocks of the KV cache by state.",
+        USAGE_RECORDS: "Usage records by what became of them.",
+        USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
+    }
+)

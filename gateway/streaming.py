@@ -141,10 +141,24 @@ class AnswerResponse(Response):
         answer.is_done = True
         await self._write(send_body, last, more=False)
 
+    def _timing(self) -> str:
+        """Return what the client may know of its own waiting, for `server-timing`."""
+        now_ns, arrival_ns = self._clock.now_ns(), self._plan.arrival_ns
+        stats = [c.stats for c in self._answer.choices if c.stats is not None]
+        queued = [s.first_scheduled_ns for s in stats if s.first_scheduled_ns is not None]
+        firsts = [c.stopwatch.first_ns for c in self._answer.choices if c.stopwatch.first_ns]
+        parts = {"ttft": min(firsts, default=now_ns)}
+        if queued:
+            parts = {"queue": min(queued), **parts, "total": now_ns}
+        return ", ".join(
+            f"{name};dur={(at_ns - arrival_ns) / NS_PER_MS:.1f}" for name, at_ns in parts.items()
+        )
+
     async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
         # Names are the operator's; one that a header cannot carry is quoted as in a URL.
         tier = quote(self._plan.tier.name, safe=" ")
-        raw = [(k.encode(), v.encode()) for k, v in {**headers, TIER_HEADER: tier}.items()]
+        every = {**headers, TIER_HEADER: tier, "server-timing": self._timing()}
+        raw = [(k.encode(), v.encode()) for k, v in every.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def _write(self, send: Send, payload: bytes, *, more: bool = True) -> None:

@@ -83,7 +83,7 @@ class GapHistogram:
         """Yield the histogram, for the registry."""
         family = HistogramMetricFamily(
             names.GAP.replace(".", "_"),
-            "Time between two tokens of an answer, at the door.",
+            names.DESCRIPTIONS[names.GAP],
             labels=[names.TIER.replace(".", "_")],
             unit="seconds",
         )
@@ -177,10 +177,11 @@ class Telemetry:
         def callback(_options: CallbackOptions) -> Iterable[Observation]:
             return [Observation(value, attributes) for value, attributes in read()]
 
+        text = names.DESCRIPTIONS[name]
         if monotonic:
-            self._meter.create_observable_counter(name, [callback], unit)
+            self._meter.create_observable_counter(name, [callback], unit, text)
         else:
-            self._meter.create_observable_gauge(name, [callback], unit)
+            self._meter.create_observable_gauge(name, [callback], unit, text)
 
     def observe_as_vllm(self, read: Callable[[], tuple[float, float, float]]) -> None:
         """Register waiting, running and KV use under vLLM's names."""
@@ -263,7 +264,9 @@ class Telemetry:
 
 
 def _seconds(meter: Meter, name: str, borders: Sequence[float]) -> Histogram:
-    return meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=list(borders))
+    return meter.create_histogram(
+        name, "s", names.DESCRIPTIONS[name], explicit_bucket_boundaries_advisory=list(borders)
+    )
 
 
 def _thresholds(tiers: Sequence[TierRecord]) -> list[tuple[float, dict[str, str]]]:

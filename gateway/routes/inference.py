@@ -110,7 +110,8 @@ def count_refusal(
 
 async def authenticate(request: Request, services: Services) -> Principal:
     """Return who asks; raises ApiError."""
-    principal = await services.auth.authenticate(request.headers.get("authorization"))
+    address = "" if request.client is None else request.client.host
+    principal = await services.auth.authenticate(request.headers.get("authorization"), address)
     request.state.log.update(tenant=principal.tenant.id, key=principal.key_id)
     return principal
 

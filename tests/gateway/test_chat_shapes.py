@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -251,6 +252,17 @@ async def test_the_served_tier_is_named_and_can_only_go_down(door: Door) -> None
     assert (await served("premium", "flex"))[0] == 400
     assert (await served("premium", "turbo"))[0] == 400
     assert billed == {("premium", "premium"), ("premium", "free"), ("free", "free")}
+
+
+async def test_an_answer_tells_how_long_it_waited(door: Door) -> None:
+    """server-timing has the time to the first token, and for plain answers queue and total."""
+    plain = (await door.post(CHAT, chat_body(max_tokens=3))).headers["server-timing"]
+    found = re.fullmatch(r"queue;dur=([\d.]+), ttft;dur=([\d.]+), total;dur=([\d.]+)", plain)
+    assert found, plain
+    queue, ttft, total = map(float, found.groups())
+    assert 0 <= queue <= ttft <= total
+    streamed = (await door.post(CHAT, chat_body(max_tokens=3, stream=True))).headers
+    assert re.fullmatch(r"ttft;dur=[\d.]+", streamed["server-timing"])
 
 
 @pytest.mark.parametrize("stream", [False, True])

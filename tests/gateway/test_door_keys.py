@@ -91,6 +91,27 @@ async def test_a_mistyped_key_costs_no_lookup_and_an_unknown_one_only_one(door: 
         assert repository.questions == 2
 
 
+async def test_an_address_may_only_try_so_many_unknown_keys(door: Door) -> None:
+    """After a burst of failures it has to wait; keys at work, and other addresses, do not."""
+    async with checking(door) as (auth, repository, clock):
+        known = bearer(door.keys["premium"])
+        await auth.authenticate(known, "10.0.0.1")
+        problems = []
+        for _ in range(65):
+            with pytest.raises(ApiError) as refused:
+                await auth.authenticate(bearer(generate_key()), "10.0.0.1")
+            problems.append(refused.value.problem)
+        assert problems == [Problem.UNAUTHENTICATED] * 60 + [Problem.RATE_LIMITED] * 5
+        assert refused.value.retry_after_ms == 1000
+        assert repository.questions == 61
+        await auth.authenticate(known, "10.0.0.1")
+        await auth.authenticate(bearer(door.keys["free"]), "10.0.0.2")
+        clock.advance_to(2 * NS_PER_S)
+        with pytest.raises(ApiError) as later:
+            await auth.authenticate(bearer(generate_key()), "10.0.0.1")
+        assert later.value.problem is Problem.UNAUTHENTICATED
+
+
 async def test_many_at_once_share_few_lookups(door: Door) -> None:
     """A thousand requests that arrive with a cold memory do not become a thousand questions."""
     async with checking(door) as (auth, repository, _):
