@@ -130,7 +130,6 @@ class CompletionBody(SamplingBody):
 
     prompt: Any = Field(None)
     echo: bool | None = None
-    suffix: str | None = None
     best_of: int | None = Field(None, ge=0, le=MAX_CHOICES)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 

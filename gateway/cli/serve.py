@@ -148,13 +148,12 @@ class Gateway:
         if model.state is State.FAIL:
             raise CommandError(f"{model.found}; {model.advice}")
         with self._listen() as bound:
-            self._prepare_files()
-            try:
-                token = find_admin_token(settings)
-            except SettingsError as error:
-                raise CommandError(str(error)) from None
             self._settings = settings.model_copy(update={"port": bound.getsockname()[1]})
-            with self._lock():
+            with self._own_folder():
+                try:
+                    token = find_admin_token(settings)
+                except SettingsError as error:
+                    raise CommandError(str(error)) from None
                 async with ledger(settings, note) as opened:
                     await opened.database.check_writable()
                     keys = await self._demo_keys(opened)
@@ -173,21 +172,17 @@ class Gateway:
                 f"cannot listen on {settings.host}:{settings.port}: {reason}"
             ) from None
 
-    def _prepare_files(self) -> None:
-        settings = self._settings
-        try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if settings.ready_file is not None:
-                settings.ready_file.unlink(missing_ok=True)
-                settings.ready_file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandError(f"cannot use {error.filename}: {error.strerror}") from None
-
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _own_folder(self) -> Iterator[None]:
+        """Hold the data directory; only its owner may touch what an earlier run has left."""
+        settings = self._settings
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(only_gateway(self._settings.data_dir))
+                settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+                held.enter_context(only_gateway(settings.data_dir))
+                if settings.ready_file is not None:
+                    settings.ready_file.unlink(missing_ok=True)
+                    settings.ready_file.parent.mkdir(parents=True, exist_ok=True)
             except DataDirTaken as error:
                 raise CommandError(str(error)) from None
             except OSError as error:
@@ -259,7 +254,8 @@ class Gateway:
             self._hurry.set()
 
     def _on_engine_failed(self, error: EngineError) -> None:
-        self._engine_error = error
+        if not self._stopping.is_set():  # else it was told to end while it was loading
+            self._engine_error = error
         self._stopping.set()
 
     def _announce(self, services: Services, token: str, keys: dict[str, str]) -> None:

@@ -191,6 +191,24 @@ def test_the_builtin_model_answers_both_tiers(tmp_path: Path) -> None:
             assert re.search(r"[A-Za-z]{3,} [a-z]{2,}", text), text
 
 
+def test_a_signal_while_loading_ends_it_in_good_order(tmp_path: Path) -> None:
+    """Being stopped before it was ready is no failure."""
+    model = write_checkpoint(tmp_path / "tiny")
+    process = subprocess.Popen(
+        command(tmp_path / "data", "--port", "0", "--model", str(model)),
+        cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("loading: "):
+                break
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=START_LIMIT_S)
+    assert process.returncode == 0, rest
+    assert "error" not in rest
+
+
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     """Nothing is loaded for a port that cannot be had."""
     with socket.socket() as other:
