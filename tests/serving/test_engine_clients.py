@@ -60,7 +60,12 @@ async def test_abort_frees_everything_within_two_steps(
 ) -> None:
     """An abort in any state ends the request as CANCELLED and its blocks are free (law L7)."""
     engine = make_client(
-        config_of(options={"gate": gate.folder}, max_batch_tokens=16, max_batch_requests=1)
+        config_of(
+            # Steps slow enough that the gate closes long before a prompt of 125 steps is through.
+            options={"gate": gate.folder, "step_s": 0.02},
+            max_batch_tokens=16,
+            max_batch_requests=1,
+        )
     )
     await engine.start()
     if state == "waiting":
