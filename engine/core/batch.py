@@ -42,6 +42,11 @@ class Chunk:
         """Context length after this step."""
         return self.start + len(self.token_ids)
 
+    @property
+    def is_decode(self) -> bool:
+        """True for the one missing token of an answer under way."""
+        return self.output_index > 0 and len(self.token_ids) == 1
+
 
 class _OpenChunk:
     """A chunk while it is filled: the same slots, stored plainly, closed by changing its class.
@@ -92,11 +97,30 @@ def decode_chunk(
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """One request's context on its way between device and host: block i goes to or from host i.
+
+    Raw bytes of whole blocks, in order. Both sides belong to the copy until the step is over.
+    """
+
+    request_id: str
+    block_ids: tuple[int, ...]
+    host_block_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's work. Chunks of a single token that decode come first, then prompt chunks."""
+    """One step's work. Chunks of a single token that decode come first, then prompt chunks.
+
+    `parks` are copied to the host and `returns` back to the device while the chunks compute; no
+    chunk touches their blocks. Both are empty for an executor without host blocks, and a batch of
+    copies alone has no chunks.
+    """
 
     step: int
     chunks: tuple[Chunk, ...]
+    parks: tuple[Copy, ...] = ()
+    returns: tuple[Copy, ...] = ()
 
     @property
     def num_tokens(self) -> int:

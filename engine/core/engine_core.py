@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from engine.core.batch import Batch, StepResult
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
+from engine.core.latency_model import LatencyModel
+from engine.core.length_predictor import LengthPredictor
 from engine.core.policy import SchedulingPolicy
 from engine.core.request import FinishReason, RequestOrder
 from engine.core.scheduler import Scheduler
@@ -45,6 +47,8 @@ class EngineCore:
         *,
         observer: Observer | None = None,
         enable_prefix_cache: bool = True,
+        model: LatencyModel | None = None,
+        predictor: LengthPredictor | None = None,
     ) -> None:
         config = config or CoreConfig()
         self._scheduler = Scheduler(
@@ -53,6 +57,8 @@ class EngineCore:
             max_waiting_requests=config.max_waiting_requests,
             max_waiting_prompt_tokens=config.max_waiting_prompt_tokens,
             enable_prefix_cache=enable_prefix_cache,
+            model=model,
+            predictor=predictor,
         )
         self._observer = observer
         self._draining = False

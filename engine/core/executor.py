@@ -21,6 +21,7 @@ class Capacity:
     max_model_len: int  # tokens of prompt plus output that one request may reach
     max_batch_tokens: int
     max_batch_requests: int
+    num_host_blocks: int = 0  # room for parked requests; ids run from 1 as well
 
 
 class Executor(Protocol):

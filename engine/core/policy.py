@@ -8,6 +8,11 @@ changes nothing but `Request.note`, the one field that is its own. What a policy
   planned again for decodes, then with nothing but the executor's capacity (laws L11, L12).
 * Its ranks cannot break a law: preemptions per request are bounded, victims always rank behind
   the one they make room for, and a request preempted too often gets room for its worst case.
+* Parking is its wish and the scheduler's deed: blocks, host room and copies under way are checked
+  there, a request is parked again only after it made progress, and whatever happens one request
+  that keeps first stays on the device.
+
+Every question but the first three has an answer to inherit: the plain one.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ class View:
     """What a policy may see: the present, between two steps. The collections are live: read only.
 
     `prefilling` are running requests with part of their history still to compute, `decoding`
-    those that lack only their last token.
+    those that lack only their last token; `parked` ones have their context on the host.
     """
 
     now_ns: int
@@ -40,6 +45,13 @@ class View:
     num_waiting: int
     prefilling: Collection[Request]
     decoding: Collection[Request]
+    parked: Collection[Request] = ()
+    free_host_blocks: int = 0
+
+    @property
+    def num_running(self) -> int:
+        """Requests that were started, hold device blocks and have not ended."""
+        return len(self.prefilling) + len(self.decoding)
 
     @property
     def device_use(self) -> float:
@@ -53,6 +65,10 @@ class StepLimits:
 
     `max_running` bounds how many requests may be started and not ended; 0 means as many as a
     batch has rows. `whole_prompts` takes a prompt's remaining tokens in one chunk or not at all.
+    `max_step_ns` is the time budget: prompts and decodes that are not due are added only while the
+    latency model says that the step stays within it (nothing to an engine without a model).
+    `max_copy_tokens` bounds what is carried in each direction beside the step; one request always
+    may be.
     """
 
     max_tokens: int = NO_LIMIT
@@ -60,6 +76,8 @@ class StepLimits:
     max_prefills: int = NO_LIMIT
     max_running: int = 0
     whole_prompts: bool = False
+    max_step_ns: int = NO_LIMIT
+    max_copy_tokens: int = NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +93,22 @@ class Room:
     spare_blocks: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Whom to carry between device and host in this step, the most urgent first."""
+
+    park: Sequence[Request] = ()
+    back: Sequence[Request] = ()
+
+
+NO_TRAFFIC = Traffic()
+
+
 class SchedulingPolicy(Protocol):
-    """Pure decisions; see the module's text for what the scheduler makes of them."""
+    """Pure decisions; see the module's text for what the scheduler makes of them.
+
+    Policies inherit from it what they do not decide themselves.
+    """
 
     @property
     def name(self) -> str:
@@ -92,29 +124,51 @@ class SchedulingPolicy(Protocol):
         """
         ...
 
-    def limits(self, view: View) -> StepLimits:
-        """How much may this step hold?"""
-        ...
-
-    def due(self, request: Request, view: View) -> bool:
-        """Must this decode run now? If not, it gets a seat that the prompts leave over."""
-        ...
-
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Which prompt next? Asked of waiting requests and, every step, of those under way."""
         ...
 
+    def limits(self, view: View) -> StepLimits:
+        """How much may this step hold? Asked first in every step. As much as fits."""
+        return EXECUTOR_LIMITS
+
+    def due(self, request: Request, view: View) -> bool:
+        """Must this decode run now? If not, it gets a seat that the prompts leave over. Always."""
+        return True
+
     def keep_rank(self, request: Request, view: View) -> Rank:
-        """Who keeps device memory, and a seat where seats are short? Victims come from the back."""
-        ...
+        """Who keeps device memory, and a seat where seats are short? Victims come from the back.
+
+        The latest arrival is the victim.
+        """
+        return (request.order.arrival_ns, request.id)
 
     def room(self, request: Request, view: View) -> Room:
-        """What must be free before this waiting request is started?"""
-        ...
+        """What must be free before this waiting request is started? Blocks for its next chunk."""
+        return NEXT_CHUNK
+
+    def may_displace(self, newcomer: Request, victim: Request, view: View) -> bool:
+        """May a running request make room so that this waiting one can start? Never.
+
+        Asked only of victims that rank behind the newcomer in `keep_rank`.
+        """
+        return False
+
+    def traffic(self, view: View) -> Traffic:
+        """Whom to park and whom to bring back, beyond what lack of memory forces? Nobody.
+
+        Asked in every step of an engine that has host blocks. Where no decode and no prompt can
+        run, the first of the parked to keep comes back unasked.
+        """
+        return NO_TRAFFIC
 
     def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
         """A step is over: these requests computed in it, for `elapsed_ns` of executor time.
 
         Counters and `last_token_ns` are those after the step. The place to write `note`.
         """
-        ...
+        return
+
+
+EXECUTOR_LIMITS = StepLimits()
+NEXT_CHUNK = Room()

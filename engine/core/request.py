@@ -115,6 +115,14 @@ class RequestOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthEstimate:
+    """Output tokens a request is expected to generate: the middle, and a high quantile (p90)."""
+
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineEntry:
     """One change of status, with its time."""
 
@@ -126,6 +134,7 @@ class Request:
     """A live request: its order, what was generated, how much of it the KV cache holds."""
 
     __slots__ = (
+        "estimate",
         "fault_count",
         "finish_reason",
         "first_token_ns",
@@ -140,6 +149,7 @@ class Request:
         "num_prompt_tokens",
         "order",
         "output",
+        "park_count",
         "preemption_count",
         "status",
         "timeline",
@@ -159,8 +169,10 @@ class Request:
         self.first_token_ns: int | None = None
         self.last_token_ns: int | None = None
         self.late_tokens = 0
-        self.preemption_count = 0
+        self.preemption_count = 0  # how often its context was dropped to make room
+        self.park_count = 0  # how often it was carried to the host
         self.fault_count = 0
+        self.estimate: LengthEstimate | None = None  # of its output, guessed once on arrival
         self.note: tuple[int, ...] = ()  # belongs to the scheduling policy
         self.timeline: list[TimelineEntry] = [TimelineEntry(Status.WAITING, now_ns)]
 

@@ -14,6 +14,8 @@ from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chu
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
+from engine.core.latency_model import LatencyModel
+from engine.core.length_predictor import HistoryPredictor, LengthPredictor
 from engine.core.planner import Planner
 from engine.core.policy import SchedulingPolicy
 from engine.core.queues import Queues
@@ -34,9 +36,13 @@ class Scheduler:
         max_waiting_requests: int,
         max_waiting_prompt_tokens: int,
         enable_prefix_cache: bool = True,
+        model: LatencyModel | None = None,
+        predictor: LengthPredictor | None = None,
     ) -> None:
         self.capacity = capacity
         self.policy = policy
+        self.model = model
+        self._predictor = predictor or HistoryPredictor()
         self.queues = Queues()
         self.kv = KVCacheManager(
             capacity.num_blocks, capacity.block_size, enable_prefix_cache=enable_prefix_cache
@@ -70,6 +76,7 @@ class Scheduler:
                 f"{waiting.num_prompt_tokens} prompt tokens are waiting already",
             )
         request = Request(order, now_ns)
+        request.estimate = self._predictor.predict(order)
         self.kv.register(request)
         self._live[request.id] = request
         self.queues.wait(request, self.policy.prefill_rank(request, self.planner.view(now_ns)))
@@ -234,6 +241,7 @@ class Scheduler:
             self.queues.refile(request)
         else:
             self._finish(request, reason, now_ns)
+            self._predictor.observe(request.order, len(request.output))
         stats = None if reason is None else _stats(request)
         return TokenEvent(
             request.id, token.token_id, now_ns, token.logprob, token.top, reason, stats
@@ -316,5 +324,7 @@ def _stats(
         num_output_tokens=generated if num_output_tokens is None else num_output_tokens,
         preemptions=request.preemption_count,
         late_tokens=request.late_tokens,
+        parks=request.park_count,
+        predicted_tokens=0.0 if request.estimate is None else request.estimate.middle,
         detail=detail,
     )

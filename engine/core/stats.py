@@ -35,6 +35,9 @@ class RequestStats:
     num_output_tokens: int
     preemptions: int
     late_tokens: int = 0
+    parks: int = 0
+    parked_ns: int = 0  # time spent on the host
+    predicted_tokens: float = 0.0  # the guess of its output made on arrival, 0 without one
     detail: str = ""  # for rejected and failed: one clear sentence
 
 
@@ -68,6 +71,9 @@ class StepStats:
     num_waiting: int
     free_blocks: int
     num_recomputed_tokens: int = 0  # computed before and lost to a preemption or a fault
+    num_parked: int = 0
+    num_copied_tokens: int = 0  # carried to the host or back in this step
+    predicted_ns: int = 0  # what the latency model expected, 0 without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,10 @@ class Snapshot:
     cached_tokens_total: int = 0
     computed_tokens_total: int = 0
     recomputed_tokens_total: int = 0  # the recompute tax is this share of all computed tokens
+    parks_total: int = 0
+    copied_tokens_total: int = 0  # carried to the host or back
+    free_host_blocks: int = 0
+    num_host_blocks: int = 0
 
 
 class Observer(Protocol):

@@ -14,6 +14,8 @@ from typing import Protocol, cast
 from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.errors import ModelLoadError
 from engine.core.executor import Executor
+from engine.core.latency_model import LatencyModel
+from engine.core.latency_profile import load_profile
 from engine.core.policies import make_policy
 from engine.core.stats import RequestStats, StepStats
 from engine.serving.client import EngineInfo
@@ -120,7 +122,8 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
     Raises ModelLoadError, one line, for whatever an operator can put right.
     """
     try:
-        policy = make_policy(config.policy, config.policy_options)
+        model = LatencyModel(load_profile(config.latency_profile))
+        policy = make_policy(config.policy, config.policy_options, model)
         bounds = CoreConfig(config.max_waiting_requests, config.max_waiting_prompt_tokens)
     except ValueError as error:
         raise ModelLoadError(str(error)) from error
@@ -133,6 +136,7 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
         bounds,
         observer=recorder,
         enable_prefix_cache=config.prefix_caching,
+        model=model,
     )
     return Engine(core, executor, recorder, config, executor.info)
 

@@ -22,6 +22,7 @@ class EngineConfig:
     runner: str = "auto"  # "auto", "generic" or "lean"
     policy: str = "sarathi"
     policy_options: tuple[tuple[str, float], ...] = ()
+    latency_profile: str = "builtin-cpu"  # a name or a file; corrected by what steps really take
 
     max_model_len: int | None = None
     max_batch_tokens: int | None = None

@@ -8,16 +8,15 @@ of arrival. Blocks are claimed chunk by chunk, and the latest arrival makes room
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from engine.core.policy import Rank, Room, StepLimits, View
+from engine.core.policy import Rank, Room, SchedulingPolicy, StepLimits, View
 from engine.core.request import Request
 
 # Share of the pool kept free at admission so that running requests can grow (vLLM's watermark).
 SPARE_SHARE = 0.01
 
 
-class Fcfs:
+class Fcfs(SchedulingPolicy):
     """Chunked first come, first served; the token limit is the executor's own."""
 
     __slots__ = ("_limits",)
@@ -28,25 +27,10 @@ class Fcfs:
     def __init__(self) -> None:
         self._limits = StepLimits()
 
-    def limits(self, view: View) -> StepLimits:
-        """As much as the executor takes."""
-        return self._limits
-
-    def due(self, request: Request, view: View) -> bool:
-        """Every decode runs in every step."""
-        return True
-
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """By arrival."""
-        return (request.order.arrival_ns, request.id)
-
-    def keep_rank(self, request: Request, view: View) -> Rank:
-        """By arrival: the latest makes room."""
         return (request.order.arrival_ns, request.id)
 
     def room(self, request: Request, view: View) -> Room:
         """Its next chunk, and a hundredth of the pool for the growth of others."""
         return Room(spare_blocks=math.ceil(view.capacity.num_blocks * SPARE_SHARE))
-
-    def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
-        """Nothing to learn."""

@@ -9,15 +9,14 @@ watermark, and the latest arrival is evicted when decodes run out of blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from engine.core.policy import Rank, Room, StepLimits, View
+from engine.core.policy import Rank, Room, SchedulingPolicy, StepLimits, View
 from engine.core.request import Request, Status
 
 WATERMARK = 0.01  # share of the pool kept free at admission
 
 
-class Sarathi:
+class Sarathi(SchedulingPolicy):
     """Fixed budget, decodes first; 512 tokens and 128 requests are the authors' strict setting."""
 
     __slots__ = ("_limits",)
@@ -34,18 +33,10 @@ class Sarathi:
         """The same in every step."""
         return self._limits
 
-    def due(self, request: Request, view: View) -> bool:
-        """No decode ever stalls behind a prompt."""
-        return True
-
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Prompts under way first, then by arrival."""
         started = request.status is Status.RUNNING
         return (0 if started else 1, request.order.arrival_ns, request.id)
-
-    def keep_rank(self, request: Request, view: View) -> Rank:
-        """By arrival: the latest is evicted."""
-        return (request.order.arrival_ns, request.id)
 
     def room(self, request: Request, view: View) -> Room:
         """All of its tokens, above the watermark."""
@@ -53,6 +44,3 @@ class Sarathi:
             claim_tokens=request.num_tokens,
             spare_blocks=math.ceil(view.capacity.num_blocks * WATERMARK),
         )
-
-    def observe(self, requests: Sequence[Request], elapsed_ns: int, view: View) -> None:
-        """Nothing to learn."""
