@@ -38,6 +38,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"engine.core", "engine.model"},
         {"torch", "transformers", "safetensors", "tokenizers", "numpy", "rich"},
     ),
+    "engine/sim": ({"engine.core", "engine.sim"}, set()),
     # build.py is the one place that makes an executor by name, hence engine.model here.
     "engine/serving": ({"engine.core", "engine.serving", "engine.model"}, {"msgspec"}),
     "tenants": ({"tenants"}, {"sqlalchemy"}),
@@ -46,7 +47,15 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"alembic", "sqlalchemy"},
     ),
     "gateway": (
-        {"gateway", "engine.core", "engine.serving", "engine.model", "tenants", "migrations"},
+        {
+            "gateway",
+            "engine.core",
+            "engine.serving",
+            "engine.sim",
+            "engine.model",
+            "tenants",
+            "migrations",
+        },
         {
             "fastapi",
             "starlette",

@@ -70,6 +70,8 @@ class EngineCore:
         self._prompt_tokens_total = 0
         self._output_tokens_total = 0
         self._cached_tokens_total = 0
+        self._parks_total = 0
+        self._copied_tokens_total = 0
 
     @property
     def capacity(self) -> Capacity:
@@ -135,6 +137,8 @@ class EngineCore:
         if batch is not None:
             planner = self._scheduler.planner
             self._preemptions_total += len(planner.preempted)
+            self._parks_total += len(batch.parks)
+            self._copied_tokens_total += self._num_copied(batch)
             for request in planner.started:
                 self._prompt_tokens_total += request.num_prompt_tokens
                 self._cached_tokens_total += request.num_cached
@@ -177,7 +181,7 @@ class EngineCore:
             at_ns=now_ns,
             waiting=len(queues.waiting),
             running=queues.num_running,
-            parked=0,
+            parked=len(queues.parked),
             waiting_prompt_tokens=queues.waiting.num_prompt_tokens,
             free_blocks=scheduler.kv.num_free,
             num_blocks=scheduler.kv.num_blocks,
@@ -191,6 +195,10 @@ class EngineCore:
             cached_tokens_total=self._cached_tokens_total,
             computed_tokens_total=scheduler.num_computed_total,
             recomputed_tokens_total=scheduler.num_recomputed_total,
+            parks_total=self._parks_total,
+            copied_tokens_total=self._copied_tokens_total,
+            free_host_blocks=scheduler.kv.num_free_host,
+            num_host_blocks=scheduler.capacity.num_host_blocks,
         )
 
     def check_integrity(self) -> None:
@@ -214,6 +222,10 @@ class EngineCore:
                     self._observer.on_finish(event.stats)
         return events
 
+    def _num_copied(self, batch: Batch) -> int:
+        blocks = sum([len(copy.block_ids) for copy in (*batch.parks, *batch.returns)])
+        return blocks * self.capacity.block_size
+
     def _tell_step(self, batch: Batch, elapsed_ns: int, num_recomputed: int) -> None:
         if self._observer is None:
             return
@@ -231,5 +243,8 @@ class EngineCore:
                 num_waiting=len(scheduler.queues.waiting),
                 free_blocks=scheduler.kv.num_free,
                 num_recomputed_tokens=num_recomputed,
+                num_parked=len(scheduler.queues.parked),
+                num_copied_tokens=self._num_copied(batch),
+                predicted_ns=scheduler.predicted_ns,
             )
         )

@@ -89,8 +89,12 @@ class StepCost:
         "prompt_kv",
     )
 
-    def __init__(self, model: LatencyModel) -> None:
+    def __init__(self, model: LatencyModel | None) -> None:
         self._model = model
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with an empty step."""
         self.num_tokens = 0
         self.num_rows = 0
         self.num_prefills = 0
@@ -114,8 +118,8 @@ class StepCost:
 
     @property
     def total_ns(self) -> float:
-        """The time of a step that holds just this; 0 for an empty one."""
-        if not self.num_rows:
+        """The time of a step that holds just this; 0 for an empty one, or without a model."""
+        if not self.num_rows or self._model is None:
             return 0.0
         p, n = self._model.profile, self.num_tokens
         linear = p.base_ns + p.token_ns * n

@@ -1,8 +1,8 @@
-"""One step's plan: who computes how many tokens, who is started, who makes room.
+"""One step's plan: who computes how many tokens, who is started, who makes room, who travels.
 
 It knows the policy's answers, the queues and the blocks, and no tokens, events or time of its
-own. The order of a step: due decodes, then prompts (under way and waiting, by one rank), then
-decodes that were not due, where seats are left.
+own. The order of a step: returns and parks the policy wishes, due decodes, prompts (under way and
+waiting, by one rank), then decodes that were not due, where seats and time are left.
 
 Memory, in four rules:
 
@@ -14,25 +14,27 @@ Memory, in four rules:
 3. A request preempted MAX_PREEMPTIONS times is next started with room for its worst case: it
    never needs a block again and is nobody's victim, so the bound is exact. A request that was
    interrupted at all comes back only when its whole history fits (law L17).
-4. Once a step has preempted, it starts nobody.
+4. Once a step has preempted, it starts nobody but the one for whom it did.
+5. A parked request comes back with room to go on, and where nothing else could run the first to
+   keep comes back unasked: no state of memory stands still (laws L12, L15).
 """
 
 from __future__ import annotations
 
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
-from engine.core.policy import Rank, SchedulingPolicy, StepLimits, View
+from engine.core.latency_model import LatencyModel, StepCost
+from engine.core.memory_moves import MAX_PREEMPTIONS, MemoryMoves
+from engine.core.policy import NO_LIMIT, Rank, SchedulingPolicy, StepLimits, View
 from engine.core.queues import Queues
 from engine.core.request import Request, Status
-
-MAX_PREEMPTIONS = 4
 
 # What is tried when a policy's limits left a step empty: every decode, then anything at all.
 FALLBACKS = (StepLimits(max_prefills=0), StepLimits())
 
 
 class Planner:
-    """Makes the plan of one step; the result is in its four public collections."""
+    """Makes the plan of one step; the result is in its public collections and in `moves`."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Planner:
         policy: SchedulingPolicy,
         queues: Queues,
         kv: KVCacheManager,
+        model: LatencyModel | None = None,
     ) -> None:
         self._capacity = capacity
         self._policy = policy
@@ -48,12 +51,18 @@ class Planner:
         self.decodes: dict[str, Request] = {}
         self.prefills: dict[str, tuple[Request, int]] = {}  # with the number of tokens
         self.started: list[Request] = []
-        self.preempted: list[Request] = []
+        self.moves = MemoryMoves(capacity, policy, queues, kv, model, self._unplan)
+        self.cost = StepCost(model)
+        self._is_timed = model is not None
         self._view = self.view(0)
         self._limits = StepLimits()
         self._tokens_left = 0
         self._rows_left = 0
-        self._by_keep_rank: list[tuple[Rank, Request]] | None = None
+
+    @property
+    def preempted(self) -> list[Request]:
+        """Those whose context was dropped in this step."""
+        return self.moves.preempted
 
     def view(self, now_ns: int) -> View:
         """Return the present as a policy may see it."""
@@ -64,6 +73,8 @@ class Planner:
             num_waiting=len(self._queues.waiting),
             prefilling=self._queues.prefilling.values(),
             decoding=self._queues.decoding.values(),
+            parked=self._queues.parked.values(),
+            free_host_blocks=self._kv.num_free_host,
         )
 
     def plan(self, now_ns: int) -> bool:
@@ -71,42 +82,48 @@ class Planner:
         self.decodes.clear()
         self.prefills.clear()
         self.started.clear()
-        self.preempted.clear()
-        self._by_keep_rank = None
+        self.cost.clear()
         self._view = view = self.view(now_ns)
-        policy, waiting = self._policy, self._queues.waiting
+        policy, waiting, moves = self._policy, self._queues.waiting, self.moves
         if policy.ranks_move:
             waiting.refresh(self._prefill_rank)
+        limits = policy.limits(view)
+        moves.begin(view, limits)
+        if self._capacity.num_host_blocks:
+            moves.carry()
         due: list[Request] = []
         spare: list[Request] = []
         for request in self._queues.decoding.values():
             (due if policy.due(request, view) else spare).append(request)
-        self._fill(policy.limits(view), due, spare)
+        self._fill(limits, due, spare)
         for limits in FALLBACKS:
             # Work conservation (law L11): no policy's limits may leave the device idle.
             if not (self.decodes or self.prefills):
                 self._fill(limits, list(self._queues.decoding.values()), [])
+        if not (self.decodes or self.prefills or moves.parks):
+            moves.bring_back_any()
         for request in self.preempted:
             self._queues.wait(request, self._prefill_rank(request))
-        return bool(self.decodes or self.prefills)
+        return bool(self.decodes or self.prefills or moves.parks or moves.returns)
 
     def _fill(self, limits: StepLimits, due: list[Request], spare: list[Request]) -> None:
         self._limits = limits
         self._tokens_left = min(limits.max_tokens, self._capacity.max_batch_tokens)
         self._rows_left = self._capacity.max_batch_requests
-        self._place_decodes(due, may_preempt=True)
+        self._place_decodes(due, is_due=True)
         self._place_prefills()
-        self._place_decodes(spare, may_preempt=False)
+        self._place_decodes(spare, is_due=False)
+
+    @property
+    def _has_time_limit(self) -> bool:
+        return self._is_timed and self._limits.max_step_ns < NO_LIMIT
 
     def _prefill_rank(self, request: Request) -> Rank:
         return self._policy.prefill_rank(request, self._view)
 
-    def _keep_rank(self, request: Request) -> Rank:
-        return self._policy.keep_rank(request, self._view)
-
     # Decodes
 
-    def _place_decodes(self, requests: list[Request], *, may_preempt: bool) -> None:
+    def _place_decodes(self, requests: list[Request], *, is_due: bool) -> None:
         if not requests:
             return
         kv = self._kv
@@ -114,30 +131,45 @@ class Planner:
             self._tokens_left, self._rows_left, self._limits.max_decodes - len(self.decodes)
         )
         growing = kv.without_next_slot(requests)
-        if len(requests) <= seats and len(growing) <= kv.num_free and not self.preempted:
+        num_cached = sum([r.num_computed for r in requests])
+        has_room = len(growing) <= kv.num_free and not self.preempted
+        self.cost.add_decodes(len(requests), num_cached)
+        in_time = not self._has_time_limit or self.cost.total_ns <= self._limits.max_step_ns
+        if len(requests) <= seats and has_room and in_time:
             for request in growing:  # nearly every step comes here
                 kv.grow(request, request.num_computed + 1)
             self.decodes.update([(request.id, request) for request in requests])
             seats = len(requests)
         else:
-            seats = self._place_in_order(requests, seats, may_preempt=may_preempt)
+            self.cost.add_decodes(-len(requests), -num_cached)
+            seats = self._place_in_order(requests, seats, is_due=is_due)
         self._tokens_left -= seats
         self._rows_left -= seats
 
-    def _place_in_order(self, requests: list[Request], seats: int, *, may_preempt: bool) -> int:
-        """Seats or blocks are short: serve front to back, so that no victim has a seat yet (L9)."""
+    def _place_in_order(self, requests: list[Request], seats: int, *, is_due: bool) -> int:
+        """Seats, time or blocks are short: serve front to back, so that no victim has a seat (L9).
+
+        The first due one is served whatever time it takes.
+        """
         taken = 0
-        for request in sorted(requests, key=self._keep_rank):
+        has_time_limit, limit_ns = self._has_time_limit, self._limits.max_step_ns
+        for request in sorted(requests, key=self.moves.keep_rank):
             if taken >= seats:
                 break
             if request.status is not Status.RUNNING:  # it made room for another
                 continue
+            self.cost.add_decodes(1, request.num_computed)
+            if has_time_limit and self.cost.total_ns > limit_ns and (taken or not is_due):
+                self.cost.add_decodes(-1, -request.num_computed)
+                break
             end = request.num_computed + 1
             if self._kv.grow(request, end) or (
-                may_preempt and self._make_room(request) and self._kv.grow(request, end)
+                is_due and self.moves.make_room(request) and self._kv.grow(request, end)
             ):
                 self.decodes[request.id] = request
                 taken += 1
+            else:
+                self.cost.add_decodes(-1, -request.num_computed)
         return taken
 
     # Prompts
@@ -155,12 +187,12 @@ class Planner:
         while self._tokens_left > 0 and self._rows_left > 0:
             if len(self.prefills) >= limits.max_prefills:
                 return
-            may_start = may_start and not self.preempted and queues.num_running < max_running
+            may_start = may_start and not self.preempted
             head = queues.waiting.head() if may_start else None
             if under_way and (head is None or under_way[-1][0] < head[0]):
                 self._continue(under_way.pop()[1])
             elif head is not None:
-                may_start = self._start(head[1])
+                may_start = self._start(head[1], has_seat=queues.num_running < max_running)
             else:
                 return
 
@@ -168,7 +200,7 @@ class Planner:
         """Give a started prompt its next chunk, as long as limits and blocks allow."""
         if request.status is not Status.RUNNING:  # it made room for another
             return
-        num_tokens = min(self._tokens_left, request.num_uncomputed)
+        num_tokens = self._in_time(request.num_computed, request.num_uncomputed)
         if not self._kv.covers(request, request.num_computed + num_tokens):
             num_tokens = min(num_tokens, self._num_affordable(request))
         if num_tokens <= 0 or (self._limits.whole_prompts and num_tokens < request.num_uncomputed):
@@ -188,19 +220,30 @@ class Planner:
         if self._queues.decoding:
             spare = self._policy.room(request, self._view).spare_blocks
         usable = kv.num_free - spare
-        if usable <= 0 and request is self._keepers()[0][1]:
+        if usable <= 0 and request is self.moves.keepers()[0][1]:
             if not kv.num_free:
-                self._make_room(request)
+                self.moves.make_room(request)
             usable = kv.num_free
         return kv.num_coverable(request, max(0, usable)) - request.num_computed
 
-    def _start(self, request: Request) -> bool:
-        """Start the first of the waiting queue if its room is free."""
-        kv = self._kv
+    def _in_time(self, start: int, num_tokens: int) -> int:
+        """Return how many of these prompt tokens the limits of tokens and time leave room for."""
+        num_tokens = min(self._tokens_left, num_tokens)
+        if self._has_time_limit:
+            return self.cost.affordable_prefill(start, num_tokens, self._limits.max_step_ns)
+        return num_tokens
+
+    def _start(self, request: Request, *, has_seat: bool) -> bool:
+        """Start the first of the waiting queue if its room is free, or can be made."""
+        kv, moves = self._kv, self.moves
         prefix = kv.find_prefix(request)
         start = len(prefix) * kv.block_size
-        num_tokens = min(self._tokens_left, request.num_tokens - start)
-        if self._limits.whole_prompts and start + num_tokens < request.num_tokens:
+        num_tokens = self._in_time(start, request.num_tokens - start)
+        if num_tokens <= 0 or (
+            self._limits.whole_prompts and start + num_tokens < request.num_tokens
+        ):
+            return False
+        if moves.blocked_rank is not None and moves.keep_rank(request) > moves.blocked_rank:
             return False
         room = self._policy.room(request, self._view)
         claim = max(start + num_tokens, min(room.claim_tokens, request.max_num_tokens))
@@ -210,6 +253,11 @@ class Planner:
         if request.preemption_count >= MAX_PREEMPTIONS:
             claim = request.max_num_tokens
         spare = room.spare_blocks if self._queues.num_running else 0
+        missing = kv.num_missing(prefix, claim, spare)
+        if (missing > 0 or not has_seat) and not moves.displace(
+            request, missing, needs_seat=not has_seat
+        ):
+            return False
         if not kv.admit(request, prefix, claim, spare):
             return False
         self._queues.start(request, self._view.now_ns)
@@ -222,40 +270,18 @@ class Planner:
 
     def _place_prefill(self, request: Request, num_tokens: int) -> None:
         self.prefills[request.id] = (request, num_tokens)
+        self.cost.add_prefill(request.num_computed, num_tokens)
         self._tokens_left -= num_tokens
         self._rows_left -= 1
 
-    # Making room
-
-    def _keepers(self) -> list[tuple[Rank, Request]]:
-        """Return the requests that ran when this step began to lack room, who keeps first first."""
-        if self._by_keep_rank is None:
-            running = (*self._queues.prefilling.values(), *self._queues.decoding.values())
-            self._by_keep_rank = sorted((self._keep_rank(r), r) for r in running)
-        return self._by_keep_rank
-
-    def _make_room(self, request: Request) -> bool:
-        """Preempt one request ranked strictly behind this one; False where that helps nobody."""
-        rank, keepers = self._keep_rank(request), self._keepers()
-        for index in range(len(keepers) - 1, -1, -1):
-            victim_rank, victim = keepers[index]
-            if victim_rank <= rank:
-                return False
-            if victim.preemption_count < MAX_PREEMPTIONS and self._kv.frees_any(victim):
-                del keepers[index]
-                self._preempt(victim)
-                return True
-        return False
-
-    def _preempt(self, victim: Request) -> None:
+    def _unplan(self, victim: Request) -> None:
+        """Take a victim out of the step; what it had taken of the limits is free again."""
         if self.decodes.pop(victim.id, None) is not None:
             self._tokens_left += 1
             self._rows_left += 1
+            self.cost.add_decodes(-1, -victim.num_computed)
         planned = self.prefills.pop(victim.id, None)
         if planned is not None:
             self._tokens_left += planned[1]
             self._rows_left += 1
-        self._kv.release(victim)
-        self._queues.interrupt(victim, self._view.now_ns)
-        victim.preemption_count += 1
-        self.preempted.append(victim)
+            self.cost.add_prefill(victim.num_computed, planned[1], -1)

@@ -1,4 +1,4 @@
-"""Where every live request stands: waiting, prefilling or decoding, exactly one (law L2).
+"""Where every live request stands: waiting, prefilling, decoding or parked, just one (law L2).
 
 It knows the places and the counts per tier, not why anyone is moved. A running request is filed
 under `decoding` when only its last token is missing from the cache, else under `prefilling`.
@@ -15,40 +15,51 @@ from engine.core.waiting_queue import WaitingQueue
 
 
 class Queues:
-    """The three places of live requests; every status change of the scheduler goes through here."""
+    """The places of live requests; every status change of the scheduler goes through here."""
 
-    __slots__ = ("decoding", "prefilling", "running_by_tier", "waiting", "waiting_by_tier")
+    __slots__ = (
+        "decoding",
+        "parked",
+        "prefilling",
+        "running_by_tier",
+        "waiting",
+        "waiting_by_tier",
+        "waiting_tokens_by_tier",
+    )
 
     def __init__(self) -> None:
         self.waiting = WaitingQueue()
         self.prefilling: dict[str, Request] = {}
         self.decoding: dict[str, Request] = {}
+        self.parked: dict[str, Request] = {}
+        self.waiting_tokens_by_tier: Counter[str] = Counter()  # of their prompts
         self.waiting_by_tier: Counter[str] = Counter()
         self.running_by_tier: Counter[str] = Counter()
 
     @property
     def num_running(self) -> int:
-        """Requests that were started and not ended."""
+        """Requests that were started, hold device blocks and have not ended."""
         return len(self.prefilling) + len(self.decoding)
 
     def __len__(self) -> int:
-        return len(self.waiting) + len(self.prefilling) + len(self.decoding)
+        return len(self.waiting) + len(self.prefilling) + len(self.decoding) + len(self.parked)
 
     def __iter__(self) -> Iterator[Request]:
         yield from self.waiting
         yield from self.prefilling.values()
         yield from self.decoding.values()
+        yield from self.parked.values()
 
     def wait(self, request: Request, rank: Rank) -> None:
         """File a request whose status is WAITING."""
         assert request.status is Status.WAITING
         self.waiting.push(request, rank)
-        _count(self.waiting_by_tier, request, 1)
+        self._count_waiting(request, 1)
 
     def start(self, request: Request, now_ns: int) -> None:
         """Waiting to running."""
         self.waiting.discard(request)
-        _count(self.waiting_by_tier, request, -1)
+        self._count_waiting(request, -1)
         request.move_to(Status.RUNNING, now_ns)
         self.prefilling[request.id] = request
         _count(self.running_by_tier, request, 1)
@@ -60,25 +71,46 @@ class Queues:
             self.decoding[request.id] = request
 
     def interrupt(self, request: Request, now_ns: int) -> None:
-        """Running to nowhere, status WAITING, nothing computed; the caller files it later."""
-        self._take_running(request)
+        """Running or parked to nowhere, WAITING, nothing computed; the caller files it later."""
+        self._take(request)
         request.move_to(Status.WAITING, now_ns)
         request.high_water = max(request.high_water, request.num_computed)
         request.num_computed = 0
+
+    def park(self, request: Request, now_ns: int) -> None:
+        """Running to parked."""
+        self._take(request)
+        request.move_to(Status.PARKED, now_ns)
+        self.parked[request.id] = request
+
+    def resume(self, request: Request, now_ns: int) -> None:
+        """Parked to running."""
+        self._take(request)
+        request.move_to(Status.RUNNING, now_ns)
+        place = self.decoding if request.is_decoding else self.prefilling
+        place[request.id] = request
+        _count(self.running_by_tier, request, 1)
 
     def end(self, request: Request, now_ns: int) -> None:
         """From any place to FINISHED."""
         if request.status is Status.WAITING:
             self.waiting.discard(request)
-            _count(self.waiting_by_tier, request, -1)
+            self._count_waiting(request, -1)
         else:
-            self._take_running(request)
+            self._take(request)
         request.move_to(Status.FINISHED, now_ns)
 
-    def _take_running(self, request: Request) -> None:
+    def _take(self, request: Request) -> None:
+        """Take a started request out of its place."""
+        if self.parked.pop(request.id, None) is not None:
+            return
         place = self.prefilling if request.id in self.prefilling else self.decoding
         del place[request.id]
         _count(self.running_by_tier, request, -1)
+
+    def _count_waiting(self, request: Request, sign: int) -> None:
+        _count(self.waiting_by_tier, request, sign)
+        _count(self.waiting_tokens_by_tier, request, sign * request.num_prompt_tokens)
 
     def check_integrity(self) -> None:
         """Assert law L2: one place each, and the place agrees with status and counters."""
@@ -88,12 +120,14 @@ class Queues:
         for request in (*self.prefilling.values(), *self.decoding.values()):
             assert request.status is Status.RUNNING
             assert request.is_decoding or request.id in self.prefilling
+        assert all(r.status is Status.PARKED and r.num_computed for r in self.parked.values())
         self.waiting.check_integrity()
         waiting = Counter(r.order.tier for r in self.waiting)
         running = Counter(
             r.order.tier for r in (*self.prefilling.values(), *self.decoding.values())
         )
         assert (waiting, running) == (self.waiting_by_tier, self.running_by_tier)
+        assert self.waiting.num_prompt_tokens == self.waiting_tokens_by_tier.total()
 
 
 def _count(counter: Counter[str], request: Request, change: int) -> None:

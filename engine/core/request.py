@@ -150,6 +150,7 @@ class Request:
         "order",
         "output",
         "park_count",
+        "parked_at",
         "preemption_count",
         "status",
         "timeline",
@@ -171,6 +172,7 @@ class Request:
         self.late_tokens = 0
         self.preemption_count = 0  # how often its context was dropped to make room
         self.park_count = 0  # how often it was carried to the host
+        self.parked_at = 0  # tokens computed then: it is not parked again before there are more
         self.fault_count = 0
         self.estimate: LengthEstimate | None = None  # of its output, guessed once on arrival
         self.note: tuple[int, ...] = ()  # belongs to the scheduling policy

@@ -8,6 +8,7 @@ what a dispatched step still reads or writes stays fenced until it is over (law 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chunk
@@ -45,9 +46,12 @@ class Scheduler:
         self._predictor = predictor or HistoryPredictor()
         self.queues = Queues()
         self.kv = KVCacheManager(
-            capacity.num_blocks, capacity.block_size, enable_prefix_cache=enable_prefix_cache
+            capacity.num_blocks,
+            capacity.block_size,
+            enable_prefix_cache=enable_prefix_cache,
+            num_host_blocks=capacity.num_host_blocks,
         )
-        self.planner = Planner(capacity, policy, self.queues, self.kv)
+        self.planner = Planner(capacity, policy, self.queues, self.kv, model)
         self._max_waiting_requests = max_waiting_requests
         self._max_waiting_prompt_tokens = max_waiting_prompt_tokens
         self._live: dict[str, Request] = {}
@@ -55,6 +59,7 @@ class Scheduler:
         # The dispatched step: its batch, and the request of each chunk, gone or not.
         self.dispatched: Batch | None = None
         self._dispatched_requests: list[Request] = []
+        self.predicted_ns = 0  # what the dispatched step should take
         self.num_computed_total = 0
         self.num_recomputed_total = 0
 
@@ -63,17 +68,17 @@ class Scheduler:
     def add(self, order: RequestOrder, now_ns: int) -> Request:
         """Take a request into the waiting queue; raises RequestRefused and keeps nothing of it."""
         self._refuse_unservable(order)
-        waiting = self.queues.waiting
-        if len(waiting) >= self._max_waiting_requests:
+        # Each tier has a queue's worth of its own: a flood of one must not refuse another.
+        num_waiting = self.queues.waiting_by_tier[order.tier]
+        if num_waiting >= self._max_waiting_requests:
             raise RequestRefused(
-                RefusalReason.QUEUE_FULL, f"{len(waiting)} requests are waiting already"
+                RefusalReason.QUEUE_FULL, f"{num_waiting} requests are waiting already"
             )
-        waiting_tokens = waiting.num_prompt_tokens + len(order.prompt)
+        num_tokens = self.queues.waiting_tokens_by_tier[order.tier]
         # A lone prompt may be longer than the bound, else it would be told to retry for ever.
-        if len(waiting) and waiting_tokens > self._max_waiting_prompt_tokens:
+        if num_waiting and num_tokens + len(order.prompt) > self._max_waiting_prompt_tokens:
             raise RequestRefused(
-                RefusalReason.QUEUE_FULL,
-                f"{waiting.num_prompt_tokens} prompt tokens are waiting already",
+                RefusalReason.QUEUE_FULL, f"{num_tokens} prompt tokens are waiting already"
             )
         request = Request(order, now_ns)
         request.estimate = self._predictor.predict(order)
@@ -128,11 +133,17 @@ class Scheduler:
         )
 
     def _finish(self, request: Request, reason: FinishReason, now_ns: int) -> None:
-        fenced = self.dispatched is not None and request in self._dispatched_requests
+        fenced = self.dispatched is not None and self._is_in_use(request)
         self.kv.forget(request, fenced=fenced)
         self.queues.end(request, now_ns)
         request.finish_reason = reason
         del self._live[request.id]
+
+    def _is_in_use(self, request: Request) -> bool:
+        """True where the dispatched step computes or carries this request."""
+        moves = self.planner.moves
+        carried = (copy.request_id for copy in (*moves.parks, *moves.returns))
+        return request in self._dispatched_requests or request.id in carried
 
     # A step
 
@@ -153,7 +164,9 @@ class Scheduler:
             requests.append(request)
         self.step += 1
         self._dispatched_requests = requests
-        self.dispatched = Batch(self.step, tuple(chunks))
+        moves = self.planner.moves
+        self.dispatched = Batch(self.step, tuple(chunks), tuple(moves.parks), tuple(moves.returns))
+        self.predicted_ns = int(self.planner.cost.total_ns)
         return self.dispatched
 
     def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
@@ -163,6 +176,9 @@ class Scheduler:
         assert result.step == batch.step, f"result of step {result.step} for {batch.step}"
         assert [t.request_id for t in result.tokens] == sampling, "one token per sampling chunk"
         requests = self._take_back(batch)
+        self._end_returns(batch, now_ns)
+        if self.model is not None and not (batch.parks or batch.returns):
+            self.model.learn(self.predicted_ns, result.elapsed_ns)
         events = []
         tokens = iter(result.tokens)
         for chunk, request in zip(batch.chunks, requests, strict=True):
@@ -184,18 +200,42 @@ class Scheduler:
     def recompute(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
         """The dispatched step failed: its requests start over, or end after too many faults."""
         events = []
-        for request in self._take_back(batch):
-            if request.status is Status.FINISHED:
+        requests = self._take_back(batch)
+        self._fail_copies(batch, now_ns)
+        for request in requests:
+            if request.status is not Status.RUNNING:
                 continue
             request.fault_count += 1
             if request.fault_count > MAX_FAULTS:
                 events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
                 continue
-            self.kv.release(request)
-            self.queues.interrupt(request, now_ns)
-            rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
-            self.queues.wait(request, rank)
+            self._start_over(request, now_ns)
         return events
+
+    def _start_over(self, request: Request, now_ns: int) -> None:
+        self.kv.release(request)
+        self.queues.interrupt(request, now_ns)
+        rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
+        self.queues.wait(request, rank)
+
+    def _end_returns(self, batch: Batch, now_ns: int) -> None:
+        """Whoever was carried back runs from now on."""
+        for copy in batch.returns:
+            request = self.queues.parked.get(copy.request_id)
+            if request is not None:  # it may have left meanwhile
+                self.kv.has_returned(request)
+                self.queues.resume(request, now_ns)
+
+    def _fail_copies(self, batch: Batch, now_ns: int) -> None:
+        """The step failed: what was on its way out is lost, what was on its way in still parked."""
+        for copy in batch.returns:
+            request = self.queues.parked.get(copy.request_id)
+            if request is not None:
+                self.kv.has_failed_to_return(request)
+        for copy in batch.parks:
+            request = self.queues.parked.get(copy.request_id)
+            if request is not None:
+                self._start_over(request, now_ns)
 
     def abandon(self, now_ns: int, detail: str) -> list[TokenEvent]:
         """End everyone as FAILED; only when no executor will touch the blocks any more."""
@@ -252,8 +292,10 @@ class Scheduler:
         self.queues.check_integrity()
         live = {request.id: request for request in self.queues}
         assert live == self._live, "the places and the book of live requests differ"
-        chunks = () if self.dispatched is None else self.dispatched.chunks
-        self.kv.check_integrity(live.values(), [chunk.block_ids for chunk in chunks])
+        batch = self.dispatched or Batch(0, ())
+        chunks, copies = batch.chunks, (*batch.parks, *batch.returns)
+        tables = [chunk.block_ids for chunk in chunks] + [copy.block_ids for copy in copies]
+        self.kv.check_integrity(live.values(), tables, [copy.host_block_ids for copy in copies])
         for request in live.values():
             assert 0 <= request.num_computed <= request.num_tokens <= request.max_num_tokens
             assert request.num_cached <= request.num_prompt_tokens
@@ -302,6 +344,12 @@ def _prefill_chunk(request: Request, num_tokens: int, block_ids: tuple[int, ...]
     )
 
 
+def _parked_ns(request: Request) -> int:
+    """Return the time a finished request spent on the host."""
+    steps = itertools.pairwise(request.timeline)
+    return sum(b.at_ns - a.at_ns for a, b in steps if a.status is Status.PARKED)
+
+
 def _stats(
     request: Request, *, num_output_tokens: int | None = None, detail: str = ""
 ) -> RequestStats:
@@ -325,6 +373,7 @@ def _stats(
         preemptions=request.preemption_count,
         late_tokens=request.late_tokens,
         parks=request.park_count,
+        parked_ns=_parked_ns(request),
         predicted_tokens=0.0 if request.estimate is None else request.estimate.middle,
         detail=detail,
     )

@@ -1,0 +1,218 @@
+"""Who makes room for whom in one step, and who travels between device and host.
+
+It knows ranks, blocks and prices, and nothing of tokens. A victim ranks strictly behind the one it
+makes room for, and frees something (laws L14, L16). It is parked where the host has room and the
+link is cheaper than computing its context again, else dropped to be recomputed; a full host is an
+everyday case (law L34). What a parked victim frees can be used in the next step, when its copy is
+over; what a dropped one frees, at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.core.batch import Copy
+from engine.core.executor import Capacity
+from engine.core.kv_cache_manager import KVCacheManager
+from engine.core.latency_model import LatencyModel
+from engine.core.policy import Rank, SchedulingPolicy, StepLimits, View
+from engine.core.queues import Queues
+from engine.core.request import Request, Status
+
+MAX_PREEMPTIONS = 4
+
+# Victims looked at to make room for one newcomer, so that a step's cost stays bounded.
+MOST_VICTIMS = 64
+
+
+class MemoryMoves:
+    """One step's moves; the results are in its public lists.
+
+    `unplan` takes a victim out of the plan of the step under way.
+    """
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        policy: SchedulingPolicy,
+        queues: Queues,
+        kv: KVCacheManager,
+        model: LatencyModel | None,
+        unplan: Callable[[Request], None],
+    ) -> None:
+        self._capacity = capacity
+        self._policy = policy
+        self._queues = queues
+        self._kv = kv
+        self._model = model
+        self._unplan = unplan
+        self.preempted: list[Request] = []
+        self.parks: list[Copy] = []
+        self.returns: list[Copy] = []
+        # The best rank of those who wanted back and found no room: nobody behind it is started.
+        self.blocked_rank: Rank | None = None
+        self._view: View | None = None
+        self._limits = StepLimits()
+        self._by_keep_rank: list[tuple[Rank, Request]] | None = None
+        self._parking_tokens = 0
+        self._returning_tokens = 0
+        self._coming = 0  # blocks that this step's parks free for the next, not promised yet
+
+    def begin(self, view: View, limits: StepLimits) -> None:
+        """Forget the last step's moves."""
+        self.preempted.clear()
+        self.parks.clear()
+        self.returns.clear()
+        self.blocked_rank = None
+        self._view, self._limits = view, limits
+        self._by_keep_rank = None
+        self._parking_tokens = self._returning_tokens = 0
+        self._coming = 0
+
+    @property
+    def view(self) -> View:
+        """The present that this step is planned for."""
+        assert self._view is not None
+        return self._view
+
+    def keep_rank(self, request: Request) -> Rank:
+        """Return the policy's rank for keeping memory."""
+        return self._policy.keep_rank(request, self.view)
+
+    def keepers(self) -> list[tuple[Rank, Request]]:
+        """Return the requests that ran when this step began to lack room, who keeps first first."""
+        if self._by_keep_rank is None:
+            running = (*self._queues.prefilling.values(), *self._queues.decoding.values())
+            self._by_keep_rank = sorted((self.keep_rank(r), r) for r in running)
+        return self._by_keep_rank
+
+    # Wishes of the policy
+
+    def carry(self) -> None:
+        """Bring back and park whom the policy names, as far as rules and room allow."""
+        traffic = self._policy.traffic(self.view)
+        for request in traffic.back:
+            if request.status is Status.PARKED and not self._bring_back(request):
+                rank = self.keep_rank(request)
+                if self.blocked_rank is None or rank < self.blocked_rank:
+                    self.blocked_rank = rank
+        for request in traffic.park:
+            if request.status is Status.RUNNING and self._may_park(request):
+                self._park(request)
+
+    def bring_back_any(self) -> None:
+        """Nobody can run: the first of the parked to keep comes back, whatever the policy says."""
+        if self._queues.parked and not self.returns:
+            self._bring_back(min(self._queues.parked.values(), key=self.keep_rank))
+
+    def _bring_back(self, request: Request) -> bool:
+        """Begin a return, with room for a block more than its history (law L17)."""
+        tokens = self._returning_tokens + request.num_computed
+        if self.returns and tokens > self._limits.max_copy_tokens:
+            return True  # the link is busy: it comes in a later step, and room is not the reason
+        positions = min(request.num_tokens + self._kv.block_size, request.max_num_tokens)
+        copy = self._kv.bring_back(request, positions)
+        if copy is None:
+            return False
+        self._returning_tokens = tokens
+        self.returns.append(copy)
+        return True
+
+    def _may_park(self, request: Request) -> bool:
+        """True where parking is possible, frees something, fits the link and leaves a survivor."""
+        tokens = self._parking_tokens + request.num_computed
+        return (
+            request.preemption_count < MAX_PREEMPTIONS
+            and request.num_computed > request.parked_at
+            and (not self.parks or tokens <= self._limits.max_copy_tokens)
+            and self._kv.can_park(request)
+            and self._kv.frees_any(request)
+            and request is not self.keepers()[0][1]
+        )
+
+    # Making room
+
+    def make_room(self, request: Request) -> bool:
+        """Let one request behind this one free blocks; True where they are free at once.
+
+        False: nobody could, or a victim is being parked and this one has to wait for a step.
+        """
+        if self._coming:
+            self._coming -= 1
+            return False
+        rank, keepers = self.keep_rank(request), self.keepers()
+        for index in range(len(keepers) - 1, -1, -1):
+            victim_rank, victim = keepers[index]
+            if victim_rank <= rank:
+                return False
+            if self._can_fall(victim):
+                del keepers[index]
+                if self._prefers_park(victim):
+                    self._coming += self._kv.num_freed_by(victim) - 1
+                    self._park(victim)
+                    return False
+                self._drop(victim)
+                return True
+        return False
+
+    def displace(self, newcomer: Request, num_missing: int, *, needs_seat: bool) -> bool:
+        """Let running requests make room so that a waiting one can start; True: it can now.
+
+        Nobody moves unless all that is missing can be freed (law L4).
+        """
+        self._coming, promised = max(0, self._coming - num_missing), self._coming
+        num_missing -= promised
+        if num_missing <= 0 and promised:
+            return False
+        rank = self.keep_rank(newcomer)
+        victims: list[Request] = []
+        for victim_rank, victim in reversed(self.keepers()):
+            enough = num_missing <= 0 and (victims or not needs_seat)
+            if enough or victim_rank <= rank or len(victims) >= MOST_VICTIMS:
+                break
+            may = self._can_fall(victim) and self._policy.may_displace(newcomer, victim, self.view)
+            if may:
+                victims.append(victim)
+                num_missing -= self._kv.num_freed_by(victim)
+        if num_missing > 0 or (needs_seat and not victims):
+            return False
+        gone = set()
+        is_free_now = True
+        for victim in victims:
+            gone.add(victim.id)
+            if self._prefers_park(victim):
+                self._park(victim)
+                is_free_now = False
+            else:
+                self._drop(victim)
+        self._by_keep_rank = [pair for pair in self.keepers() if pair[1].id not in gone]
+        return is_free_now
+
+    def _can_fall(self, victim: Request) -> bool:
+        return (
+            victim.status is Status.RUNNING
+            and victim.preemption_count < MAX_PREEMPTIONS
+            and self._kv.frees_any(victim)
+        )
+
+    def _prefers_park(self, victim: Request) -> bool:
+        """True where carrying the context costs the link less than computing it again costs us."""
+        if self._model is None or not self._may_park(victim):
+            return False
+        tokens = victim.num_computed
+        return self._model.park_ns(tokens) < self._model.prefill_ns(0, tokens)
+
+    def _park(self, victim: Request) -> None:
+        self._unplan(victim)
+        self._parking_tokens += victim.num_computed
+        self.parks.append(self._kv.park(victim))
+        self._queues.park(victim, self.view.now_ns)
+        victim.park_count += 1
+        victim.parked_at = victim.num_computed
+
+    def _drop(self, victim: Request) -> None:
+        self._unplan(victim)
+        self._kv.release(victim)
+        self._queues.interrupt(victim, self.view.now_ns)
+        victim.preemption_count += 1
+        self.preempted.append(victim)
