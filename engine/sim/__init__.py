@@ -1,0 +1,1 @@
+"""The simulator: the very same EngineCore in virtual time, over an executor that asks a profile."""

@@ -1,0 +1,123 @@
+"""Reads recorded traces: who asked for how much and when; it knows no tier, rate or engine.
+
+A trace is a CSV file, plain or gzipped, with a header line. Needed are `input_tokens` and
+`output_tokens`; `arrival_s` or `arrival_ms`, `tenant` and `prefix_block_ids` are read where they
+are, every other column is ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_TOKENS = 10_000_000  # a longer prompt or answer is a mistake in the file
+MOST_SECONDS = 1e9
+PREFIX_BLOCK_TOKENS = 512  # tokens of one block of `prefix_block_ids` (Mooncake's format)
+
+
+class TraceError(ValueError):
+    """The file is no trace: one line that names the file, the field and the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One recorded request: token counts, seconds since the trace began, blocks of its prefix."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    arrival_s: float | None = None
+    tenant: str = ""
+    prefix_block_ids: tuple[int, ...] = ()
+
+
+def load_trace(path: str | Path) -> tuple[TraceRow, ...]:
+    """Return the rows of a trace file in its order; raises TraceError. Rows count from 1."""
+    name = str(path)
+    try:
+        data = Path(path).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        text = data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise TraceError(f"trace {name}: {reason or error}") from error
+    except UnicodeDecodeError as error:
+        raise TraceError(f"trace {name}: not UTF-8 text") from error
+    rows = tuple(_rows(name, text))
+    if not rows:
+        raise TraceError(f"trace {name}: there is no row below the header")
+    return rows
+
+
+def _rows(name: str, text: str) -> Iterator[TraceRow]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = set(reader.fieldnames or ())
+        for column in ("input_tokens", "output_tokens"):
+            if column not in columns:
+                raise TraceError(f"trace {name}: column {column} is missing")
+        if {"arrival_s", "arrival_ms"} <= columns:
+            raise TraceError(f"trace {name}: both arrival_s and arrival_ms are there; keep one")
+        clock = next((c for c in ("arrival_s", "arrival_ms") if c in columns), None)
+        last_s = 0.0
+        for number, fields in enumerate(reader, 1):
+            row = _row(name, number, fields, clock)
+            if row.arrival_s is not None and clock is not None:
+                if row.arrival_s < last_s:
+                    raise _wrong(name, clock, number, "is earlier than the row before")
+                last_s = row.arrival_s
+            yield row
+    except csv.Error as error:
+        raise TraceError(f"trace {name}: line {reader.line_num}: {error}") from error
+
+
+def _wrong(name: str, column: str, number: int, what: str) -> TraceError:
+    return TraceError(f"trace {name}: {column} of row {number} {what}")
+
+
+def _row(name: str, number: int, fields: dict[str, str | None], clock: str | None) -> TraceRow:
+    ids = fields.get("prefix_block_ids") or ""
+    try:
+        prefix = tuple([int(i) for i in ids.split()])
+    except ValueError:
+        raise _wrong(name, "prefix_block_ids", number, "must be whole numbers") from None
+    if prefix and min(prefix) < 0:
+        raise _wrong(name, "prefix_block_ids", number, "must not be negative")
+    arrival_s = None
+    if clock is not None:
+        arrival_s = _seconds(name, clock, number, fields.get(clock))
+    return TraceRow(
+        _length(name, "input_tokens", number, fields.get("input_tokens")),
+        _length(name, "output_tokens", number, fields.get("output_tokens")),
+        arrival_s,
+        (fields.get("tenant") or "").strip(),
+        prefix,
+    )
+
+
+def _length(name: str, column: str, number: int, text: str | None) -> int:
+    try:
+        value = int(text or "")
+    except ValueError:
+        raise _wrong(name, column, number, f"must be a whole number, not {text!r:.40}") from None
+    if not 1 <= value <= MOST_TOKENS:
+        raise _wrong(name, column, number, f"must be 1 to {MOST_TOKENS}, not {value}")
+    return value
+
+
+def _seconds(name: str, column: str, number: int, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        raise _wrong(name, column, number, f"must be a number, not {text!r:.40}") from None
+    if column == "arrival_ms":
+        value /= 1000
+    if not math.isfinite(value) or not 0 <= value <= MOST_SECONDS:
+        raise _wrong(name, column, number, f"must be a time from 0, not {text!r:.40}")
+    return value
