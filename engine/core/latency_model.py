@@ -7,6 +7,7 @@ prediction and measurement stands one factor, learnt from every step that ran.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from engine.core.batch import Batch, Copy
@@ -68,12 +69,40 @@ class LatencyModel:
         return self.factor * (2 * p.link_ns + per_token * num_tokens)
 
     def learn(self, predicted_ns: float, elapsed_ns: float) -> None:
-        """A step was predicted and measured: move the factor a little towards the truth."""
-        if predicted_ns <= 0 or elapsed_ns <= 0:
+        """A step was predicted and measured: move the factor a little towards the truth.
+
+        Times that cannot be (nothing, negative, infinite, not a number) teach nothing.
+        """
+        if not (0 < predicted_ns < math.inf and 0 < elapsed_ns < math.inf):
             return
         ratio = min(max(elapsed_ns / predicted_ns, 1 / MOST_OUT), MOST_OUT)
         factor = self.factor * (1 + LEARNING_RATE * (ratio - 1))
         self.factor = min(max(factor, FACTOR_RANGE[0]), FACTOR_RANGE[1])
+
+    def held_ns(
+        self,
+        num_tokens: int,
+        num_rows: int,
+        num_prefills: int,
+        kv_tokens: float,
+        pairs: float,
+        prompt_kv: float,
+    ) -> float:
+        """Return the time of a step that holds just this (see `StepCost`); 0 for an empty one."""
+        if not num_rows:
+            return 0.0
+        p = self.profile
+        linear = p.base_ns + p.token_ns * num_tokens
+        if p.tile_ns:
+            linear += p.tile_ns * -(-num_tokens // p.tile_tokens)
+        if num_tokens > p.knee_tokens:
+            linear += p.knee_token_ns * (num_tokens - p.knee_tokens)
+        decode_kv_ns = p.decode_kv_ns
+        if num_prefills:
+            decode_kv_ns *= p.mixed_kv_factor
+            linear += p.pair_ns * pairs + p.prompt_kv_ns * prompt_kv
+        total = linear + decode_kv_ns * kv_tokens + p.row_ns * num_rows
+        return self.factor * (total if total > p.floor_ns else p.floor_ns)
 
 
 class StepCost:
@@ -119,34 +148,38 @@ class StepCost:
     @property
     def total_ns(self) -> float:
         """The time of a step that holds just this; 0 for an empty one, or without a model."""
-        if not self.num_rows or self._model is None:
+        if self._model is None:
             return 0.0
-        p, n = self._model.profile, self.num_tokens
-        linear = p.base_ns + p.token_ns * n
-        if p.tile_ns:
-            linear += p.tile_ns * -(-n // p.tile_tokens)
-        if n > p.knee_tokens:
-            linear += p.knee_token_ns * (n - p.knee_tokens)
-        decode_kv = p.decode_kv_ns * (p.mixed_kv_factor if self.num_prefills else 1.0)
-        attention = decode_kv * self.kv_tokens + p.pair_ns * self.pairs
-        attention += p.prompt_kv_ns * self.prompt_kv + p.row_ns * self.num_rows
-        return self._model.factor * max(linear + attention, p.floor_ns)
+        return self._model.held_ns(
+            self.num_tokens,
+            self.num_rows,
+            self.num_prefills,
+            self.kv_tokens,
+            self.pairs,
+            self.prompt_kv,
+        )
 
     def affordable_prefill(self, start: int, most: int, limit_ns: float) -> int:
         """Return the most prompt tokens behind `start` with which the step stays within limit."""
-        if most <= 0 or self._with_prefill(start, most) <= limit_ns:
+        if most <= 0 or self._model is None:
             return max(most, 0)
-        low, high = 0, most  # low fits (or is nothing), high does not
+        held_ns, num_tokens, pairs = self._model.held_ns, self.num_tokens, self.pairs
+        num_rows, num_prefills = self.num_rows + 1, self.num_prefills + 1
+        kv_tokens, prompt_kv = self.kv_tokens, self.prompt_kv + start
+        low, high = 0, most + 1  # low fits (or is nothing), high does not (or is too many)
+        middle = most
         while high - low > 1:
-            middle = (low + high) // 2
-            if self._with_prefill(start, middle) <= limit_ns:
+            with_it_ns = held_ns(
+                num_tokens + middle,
+                num_rows,
+                num_prefills,
+                kv_tokens,
+                pairs + middle * (start + middle / 2),
+                prompt_kv,
+            )
+            if with_it_ns <= limit_ns:
                 low = middle
             else:
                 high = middle
+            middle = (low + high) // 2
         return low
-
-    def _with_prefill(self, start: int, num_tokens: int) -> float:
-        self.add_prefill(start, num_tokens)
-        total = self.total_ns
-        self.add_prefill(start, num_tokens, -1)
-        return total
