@@ -83,6 +83,6 @@ class SimulatedExecutor:
         cost.add_decodes(len(starts), sum(starts))
         if len(starts) < len(chunks):
             for chunk in chunks:
-                if not chunk.is_decode:
+                if not chunk.output_index or len(chunk.token_ids) != 1:
                     cost.add_prefill(chunk.start, len(chunk.token_ids))
         return max(1, int(cost.total_ns))

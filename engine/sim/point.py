@@ -7,7 +7,7 @@ specs give equal results, byte for byte.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,14 @@ from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import LatencyProfile, load_profile
 from engine.core.policies import make_policy
+from engine.core.stats import Observer
 from engine.sim.executor import SimulatedExecutor
 from engine.sim.faults import NO_FAULTS, Faults, StepFaults, draw_aborts
+from engine.sim.laws import LawWatch
 from engine.sim.orders import OrderMaker, output_cap
 from engine.sim.predictors import make_predictor
 from engine.sim.records import Journal, RequestRecord
-from engine.sim.simulator import Simulator
+from engine.sim.simulator import Core, Simulator
 from engine.sim.summary import StepTotals, summarize
 from engine.sim.tiers import DEFAULT_TIERS
 from engine.sim.workload import SimRequest, SimTier, TraceRow, draw_workload, load_trace
@@ -68,57 +70,100 @@ class PointResult:
     records: tuple[RequestRecord, ...] = field(repr=False)
 
 
-def run_point(spec: PointSpec, rows: Sequence[TraceRow] | None = None) -> PointResult:
+class Scene:
+    """One spec made ready: profile, capacity and workload, and as many equal cores as wanted."""
+
+    def __init__(self, spec: PointSpec, rows: Sequence[TraceRow] | None = None) -> None:
+        rows = load_trace(spec.trace) if rows is None else rows
+        self.spec = spec
+        self.profile = load_profile(spec.profile)
+        self.capacity = _capacity(spec, self.profile)
+        self.max_output_tokens = spec.max_output_tokens or output_cap(rows)
+        self.workload = draw_workload(
+            rows,
+            spec.tiers,
+            rate=spec.rate,
+            requests=spec.requests,
+            seed=spec.seed,
+            arrivals=spec.arrivals,
+            tenants=spec.tenants,
+        )
+        self.lengths = {r.id: r.num_output_tokens for r in self.workload.requests}
+
+    def core(self, observer: Observer | None = None) -> EngineCore:
+        """Return a new core; it corrects its own latency model by what it measures."""
+        spec, model = self.spec, LatencyModel(self.profile)
+        return EngineCore(
+            self.capacity,
+            make_policy(spec.policy, spec.policy_options, model),
+            CoreConfig(spec.max_waiting_requests, UNBOUNDED_PROMPT_TOKENS),
+            observer=observer,
+            enable_prefix_cache=self.workload.has_prefixes,
+            model=model,
+            predictor=make_predictor(spec.predictor, self.lengths, spec.seed),
+        )
+
+    def executor(self) -> SimulatedExecutor:
+        """Return the device: its latency model is its own and never moves."""
+        spec = self.spec
+        faults = None if spec.faults == NO_FAULTS else StepFaults(spec.faults, spec.seed)
+        return SimulatedExecutor(self.capacity, LatencyModel(self.profile), self.lengths, faults)
+
+    def orders(self) -> OrderMaker:
+        """Return what makes the orders of this workload."""
+        return OrderMaker(
+            self.capacity, self.max_output_tokens, has_prefixes=self.workload.has_prefixes
+        )
+
+    def aborts(self) -> list[tuple[int, str]]:
+        """Return who leaves when."""
+        profile, device = self.profile, LatencyModel(self.profile)
+
+        def life_ns(request: SimRequest) -> int:
+            """Return about how long it would take alone."""
+            step_ns = device.decode_ns(request.num_prompt_tokens)
+            step_ns += max(profile.base_ns, profile.floor_ns)
+            prompt_ns = device.prefill_ns(0, request.num_prompt_tokens)
+            return int(prompt_ns + (1 + request.num_output_tokens) * step_ns)
+
+        return draw_aborts(self.spec.faults, self.workload.requests, life_ns, self.spec.seed)
+
+
+def run_point(
+    spec: PointSpec,
+    rows: Sequence[TraceRow] | None = None,
+    *,
+    wrap: Callable[[EngineCore], Core] | None = None,
+) -> PointResult:
     """Simulate one point; `rows` is the trace where it is read already.
 
-    Raises TraceError, ProfileError, PredictorError, ArrivalError or ValueError (an unknown policy
-    or option), each one sentence.
+    `wrap` puts something around the core, a recorder for example. Raises TraceError, ProfileError,
+    PredictorError, ArrivalError or ValueError (an unknown policy or option), each one sentence.
     """
-    profile = load_profile(spec.profile)
-    rows = load_trace(spec.trace) if rows is None else rows
-    workload = draw_workload(
-        rows,
-        spec.tiers,
-        rate=spec.rate,
-        requests=spec.requests,
-        seed=spec.seed,
-        arrivals=spec.arrivals,
-        tenants=spec.tenants,
-    )
-    capacity = _capacity(spec, profile)
-    lengths = {r.id: r.num_output_tokens for r in workload.requests}
-    # The scheduler corrects its model by what it measures; the device's own never moves.
-    device, model = LatencyModel(profile), LatencyModel(profile)
-    totals = StepTotals(capacity)
-    core = EngineCore(
-        capacity,
-        make_policy(spec.policy, spec.policy_options, model),
-        CoreConfig(spec.max_waiting_requests, UNBOUNDED_PROMPT_TOKENS),
-        observer=totals,
-        enable_prefix_cache=workload.has_prefixes,
-        model=model,
-        predictor=make_predictor(spec.predictor, lengths, spec.seed),
-    )
-    faults = None if spec.faults == NO_FAULTS else StepFaults(spec.faults, spec.seed)
-    executor = SimulatedExecutor(capacity, device, lengths, faults)
-    cap = spec.max_output_tokens or output_cap(rows)
-    orders = OrderMaker(capacity, cap, has_prefixes=workload.has_prefixes)
+    scene = Scene(spec, rows)
+    requests = scene.workload.requests
+    totals = StepTotals(scene.capacity, requests[-1].arrival_ns)
     journal = Journal(tier.name for tier in spec.tiers)
-
-    def life_ns(request: SimRequest) -> int:
-        step_ns = device.decode_ns(request.num_prompt_tokens) + profile.base_ns + profile.floor_ns
-        prompt_ns = device.prefill_ns(0, request.num_prompt_tokens) + step_ns
-        return int(prompt_ns + request.num_output_tokens * step_ns)
-
-    simulator = Simulator(core, executor, orders, journal, [totals])
-    outcome = simulator.run(
-        workload.requests,
-        draw_aborts(spec.faults, workload.requests, life_ns, spec.seed),
-        None if spec.horizon_s is None else int(spec.horizon_s * NS_PER_S),
+    core = scene.core(totals)
+    laws = None
+    if spec.check_laws:
+        laws = LawWatch(core, journal, has_prefixes=scene.workload.has_prefixes)
+    simulator = Simulator(
+        core if wrap is None else wrap(core),
+        scene.executor(),
+        scene.orders(),
+        journal,
+        [totals] if laws is None else [totals, laws],
     )
-    records = journal.records(workload.requests)
-    point = summarize(spec.policy, spec.rate, spec.seed, spec.tiers, records, journal.lateness)
-    point |= totals.fields(outcome, profile)
+    horizon_ns = None if spec.horizon_s is None else int(spec.horizon_s * NS_PER_S)
+    outcome = simulator.run(requests, scene.aborts(), horizon_ns)
+    if laws is not None:
+        laws.at_end(outcome.ended_ns, is_complete=horizon_ns is None)
+    records = journal.records(requests)
+    point = summarize(
+        spec.policy, spec.rate, spec.seed, spec.tiers, records, journal.lateness, outcome.ended_ns
+    )
+    point |= totals.fields(outcome, scene.profile)
     return PointResult(point, records)
 
 

@@ -164,11 +164,12 @@ def _class_quantiles(counts: Mapping[tuple[int, int], int], wanted: int) -> tupl
 def load_histogram(path: str) -> Histogram:
     """Read `predicted_class5,output_tokens_bin_lo16,count`; raises PredictorError."""
     counts: dict[tuple[int, int], int] = {}
-    number = 0
+    number = 0  # of the row being read, for the message
     try:
         data = Path(path).read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-        for number, row in enumerate(csv.DictReader(text.splitlines()), 1):
+        for row in csv.DictReader(text.splitlines()):
+            number += 1
             cell = int(row["predicted_class5"]), int(row["output_tokens_bin_lo16"])
             counts[cell] = counts.get(cell, 0) + int(row["count"])
     except OSError as error:

@@ -64,8 +64,14 @@ class Watch(Protocol):
         """A batch went out."""
         ...
 
-    def after_step(self, batch: Batch, events: Sequence[TokenEvent], now_ns: int) -> None:
-        """Its result, or its failure, was taken in."""
+    def after_step(
+        self,
+        batch: Batch,
+        answer: StepResult | SimulatedFault,
+        events: Sequence[TokenEvent],
+        now_ns: int,
+    ) -> None:
+        """Its answer was taken in, with these events."""
         ...
 
 
@@ -143,8 +149,7 @@ class Simulator:
 
     def _start_step(self, now_ns: int) -> None:
         batch = self._core.start_step(now_ns)
-        if batch is None:
-            return
+        assert batch is not None, "there is work and no batch (law L11)"
         self._num_steps += 1
         answer: StepResult | SimulatedFault
         try:
@@ -166,4 +171,4 @@ class Simulator:
             events = self._core.fail_step(batch, now_ns, str(answer))
         self._journal.take(events)
         for watch in self._watches:
-            watch.after_step(batch, events, now_ns)
+            watch.after_step(batch, answer, events, now_ns)

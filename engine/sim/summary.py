@@ -13,20 +13,23 @@ that went through the model), `preemptions`, `max_preemptions` (of one request),
 `recompute_share` (of all computed tokens), `swap_bytes`, `refused`, `unfinished`,
 `longest_wait_ms` (arrival to first token, or to the end of the run), `simulated_s`, `steps`,
 `mean_step_ms`, `busy_share` (of the time a step was out), `device_use_mean` (share of blocks in
-use, weighted by time in steps), `mean_decodes` (rows of a step that decode) and `by_tenant`.
+use, weighted by time in steps), `mean_decodes` (rows of a step that decode) and `tenants`: their
+`count`, the `worst_attainment` among them and `jain`, Jain's index of their attainments.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.core.batch import Batch
+from engine.core.batch import Batch, StepResult
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.executor import Capacity
 from engine.core.latency_profile import LatencyProfile
 from engine.core.stats import RequestStats, StepStats, TokenEvent
+from engine.sim.executor import SimulatedFault
 from engine.sim.records import LatenessHistogram, RequestRecord
 from engine.sim.simulator import Outcome
 from engine.sim.workload import SimTier
@@ -38,8 +41,10 @@ ENDED = ("stop", "length")  # by itself
 class StepTotals:
     """Adds steps up as the core tells of them and as the simulator sees them."""
 
-    def __init__(self, capacity: Capacity) -> None:
+    def __init__(self, capacity: Capacity, last_arrival_ns: int) -> None:
         self._capacity = capacity
+        self._last_arrival_ns = last_arrival_ns
+        self._loaded_tokens = 0
         self._busy_ns = 0
         self._decodes = 0
         self._used_block_ns = 0
@@ -60,8 +65,16 @@ class StepTotals:
             copies = (*batch.parks, *batch.returns)
             self._copied_blocks += sum([len(copy.block_ids) for copy in copies])
 
-    def after_step(self, batch: Batch, events: Sequence[TokenEvent], now_ns: int) -> None:
-        """Nothing that the core has not told."""
+    def after_step(
+        self,
+        batch: Batch,
+        answer: StepResult | SimulatedFault,
+        events: Sequence[TokenEvent],
+        now_ns: int,
+    ) -> None:
+        """Count tokens while requests still arrive."""
+        if now_ns <= self._last_arrival_ns:
+            self._loaded_tokens += sum([event.token_id is not None for event in events])
 
     def fields(self, outcome: Outcome, profile: LatencyProfile) -> dict[str, Any]:
         """Return the fields of a point that steps tell."""
@@ -76,6 +89,7 @@ class StepTotals:
             "swap_bytes": self._copied_blocks * block_bytes,
             "preemptions": snapshot.preemptions_total,
             "tokens_per_s": _share(snapshot.output_tokens_total, seconds, 3),
+            "loaded_tokens_per_s": _share(self._loaded_tokens, self._last_arrival_ns / NS_PER_S, 3),
             "computed_tokens_per_s": _share(snapshot.computed_tokens_total, seconds, 3),
             "simulated_s": round(seconds, 6),
             "steps": steps,
@@ -93,8 +107,9 @@ def summarize(
     tiers: Sequence[SimTier],
     records: Sequence[RequestRecord],
     lateness: Mapping[str, LatenessHistogram],
+    ended_ns: int,
 ) -> dict[str, Any]:
-    """Return the fields of a point that records tell."""
+    """Return the fields of a point that records tell; the run ended at `ended_ns`."""
     span_s = max(r.arrival_ns for r in records) / NS_PER_S
     met = sum(r.met for r in records)
     return {
@@ -114,6 +129,33 @@ def summarize(
         "parks": sum(r.parks for r in records),
         "refused": sum(r.finish_reason == "rejected" for r in records),
         "unfinished": sum(r.finish_reason is None for r in records),
+        "longest_wait_ms": _number(max(_wait_ns(r, ended_ns) for r in records) / NS_PER_MS),
+        "tenants": _tenant_fields(records),
+    }
+
+
+def _wait_ns(record: RequestRecord, ended_ns: int) -> int:
+    """Return how long a request waited for its first token, or in vain; a refused one not at all.
+
+    A client that left before its first token waited until then.
+    """
+    if record.finish_reason == "rejected" or record.arrival_ns > ended_ns:
+        return 0
+    waited_until = (record.first_token_ns, record.finished_ns, ended_ns)
+    return next(at_ns for at_ns in waited_until if at_ns is not None) - record.arrival_ns
+
+
+def _tenant_fields(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    offered, met = Counter[str](), Counter[str]()
+    for record in records:
+        offered[record.tenant] += 1
+        met[record.tenant] += record.met
+    shares = [met[tenant] / offered[tenant] for tenant in sorted(offered)]
+    squares = math.fsum(share * share for share in shares)
+    return {
+        "count": len(shares),
+        "worst_attainment": _number(min(shares), 6),
+        "jain": _share(math.fsum(shares) ** 2, len(shares) * squares),
     }
 
 
