@@ -6,7 +6,7 @@ The form is affine in what a step holds. With n tokens in all, in nanoseconds:
     decodes     decode_kv * (cached tokens they read), times `mixed_kv_factor` beside a prompt
     prompts     pair * sum(chunk * (cached + chunk / 2)) + prompt_kv * (cached tokens they read)
     rows        row * (requests in the step)
-    never less than `floor`
+    the sum of these, and never less than `floor`
 
 `base` with a knee is the weights' load seen from afar: they are read once per step whatever n is,
 so the first tokens are free until computing takes longer than reading (the measured points of
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.core.executor import Capacity
@@ -37,7 +37,8 @@ class LatencyProfile:
 
     `link_out_ns_per_token` and `link_in_ns_per_token` are the KV cache of one token on its way to
     the host and back; `link_ns` is what one request's copy costs besides. Both directions run at
-    once, beside the compute. `fit` tells where the numbers come from and how well they hold.
+    once, beside the compute. `mixed_kv_factor` is at least 1: no prompt makes a step cheaper.
+    `fit` tells where the numbers come from and how well they hold.
     """
 
     name: str
@@ -69,9 +70,16 @@ class LatencyProfile:
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
             if spec.type in ("int", "float"):
-                _check_number(self.name, spec.name, value)
+                _check_number(self.name, spec.name, value, is_whole=spec.type == "int")
+        if not isinstance(self.fit, dict):
+            raise ProfileError(f"profile {self.name}: fit must be an object, not {self.fit!r}")
         if self.token_ns + self.tile_ns + self.knee_token_ns + self.base_ns <= 0:
-            raise ProfileError(f"profile {self.name}: a step would take no time at all")
+            raise ProfileError(f"profile {self.name}: base_ns: a step would take no time at all")
+        if self.num_kv_tokens < self.block_size:
+            raise ProfileError(
+                f"profile {self.name}: num_kv_tokens {self.num_kv_tokens} is less than one block"
+                f" of {self.block_size}"
+            )
 
     def capacity(self) -> Capacity:
         """Return what an executor of this device can hold."""
@@ -85,25 +93,30 @@ class LatencyProfile:
         )
 
 
-POSITIVE = frozenset(
+AT_LEAST: MappingProxyType[str, float] = MappingProxyType(
     {
-        "tile_tokens",
-        "mixed_kv_factor",
-        "num_kv_tokens",
-        "block_size",
-        "max_model_len",
-        "max_batch_tokens",
-        "max_batch_requests",
+        "tile_tokens": 1,
+        "mixed_kv_factor": 1,
+        "num_kv_tokens": 1,
+        "block_size": 1,
+        "max_model_len": 1,
+        "max_batch_tokens": 1,
+        "max_batch_requests": 1,
     }
 )
+AT_MOST = 1e15  # a step of eleven days; what is larger is a slip, or not even a float
 
 
-def _check_number(profile: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ProfileError(f"profile {profile}: {name} must be a number, not {value!r}")
-    if value < 0 or (value <= 0 and name in POSITIVE):
-        least = "above 0" if name in POSITIVE else "at least 0"
-        raise ProfileError(f"profile {profile}: {name} must be {least}, not {value!r}")
+def _check_number(profile: str, name: str, value: object, *, is_whole: bool) -> None:
+    kind = "a whole number" if is_whole else "a number"
+    allowed: tuple[type, ...] = (int,) if is_whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise ProfileError(f"profile {profile}: {name} must be {kind}, not {value!r:.60}")
+    assert isinstance(value, (int, float))
+    least = AT_LEAST.get(name, 0)
+    if not least <= value <= AT_MOST:
+        allowed_range = f"from {least:g} to {AT_MOST:g}"
+        raise ProfileError(f"profile {profile}: {name} must be {allowed_range}, not {value!r:.60}")
 
 
 def profile_names() -> list[str]:
@@ -117,11 +130,12 @@ def profile_names() -> list[str]:
 def load_profile(name: str) -> LatencyProfile:
     """Return a profile by its name, or from a file; raises ProfileError with one clear sentence."""
     if name.endswith(".json") or "/" in name:
-        path = Path(name)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise ProfileError(f"profile {name}: {error.strerror or error}") from error
+        except ValueError as error:  # not UTF-8, or a name that no file can have
+            raise ProfileError(f"profile {name!r}: not a text file: {error}") from error
         return parse_profile(text, name)
     if name not in profile_names():
         known = ", ".join(profile_names())
@@ -134,20 +148,19 @@ def parse_profile(text: str, where: str) -> LatencyProfile:
     """Return the profile that a JSON text describes; unknown fields are refused by name."""
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ProfileError(f"profile {where}: not JSON: {error}") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-        raise ProfileError(f"profile {where}: must be a JSON object with a text field `name`")
+    if not isinstance(fields, dict):
+        raise ProfileError(f"profile {where}: must be a JSON object")
+    if not isinstance(fields.get("name"), str) or not fields["name"]:
+        raise ProfileError(f"profile {where}: name must be a text")
     known = {spec.name for spec in dataclasses.fields(LatencyProfile)}
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ProfileError(f"profile {where}: unknown field {unknown[0]!r}")
-    for spec in dataclasses.fields(LatencyProfile):
-        if spec.type == "int" and isinstance(fields.get(spec.name), float):
-            raise ProfileError(f"profile {where}: {spec.name} must be a whole number")
     return LatencyProfile(**fields)
 
 
 def dump_profile(profile: LatencyProfile) -> str:
     """Return the profile as the JSON text that `parse_profile` reads."""
-    return json.dumps(dataclasses.asdict(profile), indent=2) + "\n"
+    return json.dumps(dataclasses.asdict(profile), indent=2, ensure_ascii=False) + "\n"
