@@ -94,7 +94,7 @@ def line_plot(frame: Frame, series: Sequence[Series]) -> str:
     y0, y1 = plot_y()
     clip = (
         f'<clipPath id="{frame.id}-c"><rect x="{x0}" y="{y1 - 7}" width="{x1 - x0 + 7}" '
-        f'height="{y0 - y1 + 14}"/></clipPath>'
+        f'height="{y0 - y1 + 13}"/></clipPath>'
     )
     inside = "".join(_series(frame, one) for one in series)
     return (
@@ -157,10 +157,11 @@ def _reference(frame: Frame, line: Reference) -> str:
         if not frame.y.holds(line.y):
             return ""
         y = frame.y.at(line.y)
-        # Below the line near the top, where lines that meet the objective do not run.
+        # At the right, where what is plotted against a rate has mostly fallen; above if it fits.
+        base = y - 5 if y - y1 > 18 else y + 13
         return (
             f'<path class="ref" d="M{x0} {y:.1f}H{x1}"/>'
-            f'<text class="reftext" x="{x0 + 6}" y="{y + 13:.1f}">{text}</text>'
+            f'<text class="reftext" x="{x1 - 4}" y="{base:.1f}" text-anchor="end">{text}</text>'
         )
     if line.x is None or not frame.x.holds(line.x):
         return ""
@@ -178,10 +179,11 @@ def _series(frame: Frame, series: Series) -> str:
 
 def _marks(frame: Frame, series: Series) -> str:
     marks = [m for m in series.marks if m.y == m.y]
-    places = [(frame.x.at(m.x), frame.y.at(m.y)) for m in marks]
+    # Lines leave a close-up where they do and are cut there: they do not run along its edge.
+    places = [(frame.x.at(m.x), frame.y.at(m.y, beyond=True)) for m in marks]
     out = []
     bounds = [
-        (x, frame.y.at(m.low), frame.y.at(m.high))
+        (x, frame.y.at(m.low, beyond=True), frame.y.at(m.high, beyond=True))
         for (x, _), m in zip(places, marks, strict=True)
         if m.low is not None and m.high is not None
     ]

@@ -32,9 +32,10 @@ class Scale:
     ticks: tuple[Tick, ...]
     is_log: bool = False
 
-    def at(self, value: float) -> float:
-        """Return the pixel of a value; values outside land on the nearer end."""
-        value = min(max(value, self.low), self.high)
+    def at(self, value: float, *, beyond: bool = False) -> float:
+        """Return the pixel of a value; values outside land on the nearer end, or `beyond` it."""
+        if not beyond or self.is_log:
+            value = min(max(value, self.low), self.high)
         if self.is_log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
@@ -96,7 +97,7 @@ def _rounded(value: float, *, down: bool) -> float:
 
 def percent(share: float) -> str:
     """Return a share as per cent, with as many digits as it has, two at most."""
-    return f"{round(100 * share, 2):g} %"
+    return f"{round(100 * share, 2):g}\N{NO-BREAK SPACE}%"
 
 
 def plain(value: float) -> str:
@@ -109,10 +110,10 @@ def duration(ms: float) -> str:
     if math.isinf(ms):
         return "never"
     if abs(ms) < 1000:
-        return f"{ms:.3g} ms"
+        return f"{ms:.3g}\N{NO-BREAK SPACE}ms"
     if abs(ms) < 1e6:
-        return f"{ms / 1000:.3g} s"
-    return f"{ms / 60_000:.3g} min"
+        return f"{ms / 1000:.3g}\N{NO-BREAK SPACE}s"
+    return f"{ms / 60_000:.3g}\N{NO-BREAK SPACE}min"
 
 
 def extent(values: Iterable[float]) -> tuple[float, float] | None:

@@ -1,0 +1,91 @@
+"""Output appears whole or not at all, and nobody's files are lost to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.sim.safe_output import MARK, OutputError, new_file, new_folder
+
+
+def test_a_folder_appears_at_the_end_with_everything_in_it(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with new_folder(target) as folder:
+        (folder / MARK).write_text("{}")
+        assert not target.exists()
+    assert [p.name for p in target.parent.iterdir()] == ["out"]
+    assert stat.S_IMODE(target.stat().st_mode) & 0o500 == 0o500
+
+
+def break_off_a_folder(target: Path) -> None:
+    with new_folder(target) as folder:
+        (folder / "half").write_text("written")
+        raise KeyError
+
+
+def break_off_a_file(target: Path) -> None:
+    with new_file(target) as file:
+        file.write_text("half")
+        raise KeyError
+
+
+@pytest.mark.parametrize("break_off", [break_off_a_folder, break_off_a_file])
+def test_a_failure_leaves_nothing(tmp_path: Path, break_off: Callable[[Path], None]) -> None:
+    with pytest.raises(KeyError):
+        break_off(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_an_earlier_run_is_replaced_and_only_when_asked(tmp_path: Path) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    with new_folder(ours) as folder:
+        (folder / MARK).write_text("first")
+    with pytest.raises(OutputError, match="holds an earlier run"), new_folder(ours):
+        pass
+    with new_folder(ours, replace=True) as folder:
+        (folder / MARK).write_text("second")
+    assert (ours / MARK).read_text() == "second"
+    other.mkdir()
+    (other / "letters.txt").write_text("dear")
+    with pytest.raises(OutputError, match="other things"), new_folder(other, replace=True):
+        pass
+    assert (other / "letters.txt").read_text() == "dear"
+
+
+def test_an_empty_folder_is_filled_and_a_file_is_not_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / MARK).write_text("{}")
+    assert (tmp_path / "empty" / MARK).exists()
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputError, match="there is a file of that name"),
+        new_folder(tmp_path / "file"),
+    ):
+        pass
+    with pytest.raises(OutputError, match="cannot be"), new_folder(tmp_path / "file" / "below"):
+        pass
+
+
+def test_a_file_replaces_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "point.json"
+    path.write_text("old")
+    with new_file(path) as file:
+        file.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+    for wrong, said in ((tmp_path, "is a folder"), (tmp_path / "no" / "x", "cannot be written")):
+        with pytest.raises(OutputError, match=said), new_file(wrong):
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out"):
+        pass
