@@ -15,7 +15,18 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from engine.core.errors import EngineError
-from gateway.cli import chat, doctor, key, migrate, serve_command, settings_command, tenant
+from gateway.cli import (
+    capacity,
+    chat,
+    compare,
+    doctor,
+    key,
+    migrate,
+    serve_command,
+    settings_command,
+    simulate,
+    tenant,
+)
 from gateway.cli.output import CommandError, complain
 from tenants.errors import LedgerError
 
@@ -36,6 +47,12 @@ Tenants and keys of your own:
   tiergate tenant add acme --tier premium
   tiergate key create --tenant acme --expires-in 90d
   tiergate key revoke tgk_live_...x7Qa
+
+\b
+Try scheduling policies without a model:
+  tiergate simulate --trace lengths.csv --policy sarathi --rate 1.2
+  tiergate compare --trace lengths.csv --policies fcfs,sarathi --rates 0.8:2:0.2 --out report
+  tiergate capacity --trace lengths.csv --policy sarathi
 
 Every flag can also be set as a variable; `tiergate COMMAND --help` shows which, and `tiergate
 settings` lists them all. Errors are one line on stderr, with exit code 2.
@@ -58,6 +75,9 @@ def build_app() -> typer.Typer:
     app.command("settings", short_help="List every setting and its value here.")(
         settings_command.settings
     )
+    app.command("simulate", short_help="Run one policy in virtual time.")(simulate.simulate)
+    app.command("compare", short_help="Compare policies, into a report.")(compare.compare)
+    app.command("capacity", short_help="Find the rate a policy can take.")(capacity.capacity)
     app.add_typer(tenant.build_app(), name="tenant")
     app.add_typer(key.build_app(), name="key")
     return app
