@@ -14,7 +14,7 @@ from engine.sim.executor import EOS
 from engine.sim.trace import PREFIX_BLOCK_TOKENS, TraceRow
 from engine.sim.workload import SimRequest
 
-FIRST_PREFIX_TOKEN = 1 << 32  # token ids of prefix blocks, apart from everyone's own
+FIRST_PREFIX_TOKEN = 1 << 31  # token ids of prefix blocks, 32 bits and apart from everyone's own
 
 
 def output_cap(rows: Sequence[TraceRow]) -> int:

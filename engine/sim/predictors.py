@@ -7,16 +7,15 @@ it is asked.
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import random
 from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
-from pathlib import Path
 
 from engine.core.length_predictor import HistoryPredictor, LengthPredictor
 from engine.core.request import LengthEstimate, RequestOrder
+from engine.sim.text_file import read_text
 
 DEFAULT_SIGMA = 0.4
 Z90 = 1.2816  # the 90th percentile of the standard normal distribution
@@ -166,14 +165,14 @@ def load_histogram(path: str) -> Histogram:
     counts: dict[tuple[int, int], int] = {}
     number = 0  # of the row being read, for the message
     try:
-        data = Path(path).read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        text = read_text(path)
+    except ValueError as error:
+        raise PredictorError(f"histogram {path}: {error}") from error
+    try:
         for row in csv.DictReader(text.splitlines()):
             number += 1
             cell = int(row["predicted_class5"]), int(row["output_tokens_bin_lo16"])
             counts[cell] = counts.get(cell, 0) + int(row["count"])
-    except OSError as error:
-        raise PredictorError(f"histogram {path}: {error.strerror or error}") from error
     except KeyError as error:
         raise PredictorError(f"histogram {path}: column {error.args[0]} is missing") from error
     except (ValueError, TypeError) as error:

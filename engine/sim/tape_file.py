@@ -63,6 +63,8 @@ def encode(event: TapeEvent) -> str:
 def decode(line: str) -> TapeEvent:
     """Return the event of a line; raises ValueError, KeyError or TypeError where it is none."""
     fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
     return _DECODERS[fields.pop("event")](fields)
 
 

@@ -8,16 +8,17 @@ are, every other column is ignored.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.sim.text_file import read_text
+
 MOST_TOKENS = 10_000_000  # a longer prompt or answer is a mistake in the file
 MOST_SECONDS = 1e9
+MOST_BLOCKS = 1 << 31
 PREFIX_BLOCK_TOKENS = 512  # tokens of one block of `prefix_block_ids` (Mooncake's format)
 
 
@@ -40,15 +41,9 @@ def load_trace(path: str | Path) -> tuple[TraceRow, ...]:
     """Return the rows of a trace file in its order; raises TraceError. Rows count from 1."""
     name = str(path)
     try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        text = data.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise TraceError(f"trace {name}: {reason or error}") from error
-    except UnicodeDecodeError as error:
-        raise TraceError(f"trace {name}: not UTF-8 text") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise TraceError(f"trace {name}: {error}") from error
     rows = tuple(_rows(name, text))
     if not rows:
         raise TraceError(f"trace {name}: there is no row below the header")
@@ -87,8 +82,8 @@ def _row(name: str, number: int, fields: dict[str, str | None], clock: str | Non
         prefix = tuple([int(i) for i in ids.split()])
     except ValueError:
         raise _wrong(name, "prefix_block_ids", number, "must be whole numbers") from None
-    if prefix and min(prefix) < 0:
-        raise _wrong(name, "prefix_block_ids", number, "must not be negative")
+    if prefix and not 0 <= min(prefix) <= max(prefix) < MOST_BLOCKS:
+        raise _wrong(name, "prefix_block_ids", number, f"must be from 0 to {MOST_BLOCKS - 1}")
     arrival_s = None
     if clock is not None:
         arrival_s = _seconds(name, clock, number, fields.get(clock))

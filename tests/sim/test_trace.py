@@ -1,0 +1,96 @@
+"""Recorded traces: what is read, and the one line that says what is wrong with a file."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from sim_world import DATA, SHAREGPT
+
+from engine.sim.trace import TraceError, TraceRow, load_trace
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "trace.csv"
+    path.write_text(text)
+    return path
+
+
+def test_every_known_column_is_read_and_others_are_ignored(tmp_path: Path) -> None:
+    """Times in ms become seconds, prefix blocks numbers; a column nobody knows does no harm."""
+    path = write(
+        tmp_path,
+        "turn,arrival_ms,output_tokens,input_tokens,tenant,prefix_block_ids\n"
+        "x,0,5,7,red,\n"
+        "y,1500,1,2,,3 4\n",
+    )
+    assert load_trace(path) == (
+        TraceRow(7, 5, 0.0, "red"),
+        TraceRow(2, 1, 1.5, "", (3, 4)),
+    )
+
+
+def test_plain_and_gzipped_files_are_the_same(tmp_path: Path) -> None:
+    """The content tells, not the name."""
+    text = "input_tokens,output_tokens\n1,2\n"
+    packed = tmp_path / "packed.csv"
+    packed.write_bytes(gzip.compress(text.encode()))
+    assert load_trace(packed) == load_trace(write(tmp_path, text)) == (TraceRow(1, 2),)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "column input_tokens is missing"),
+        ("input_tokens\n1\n", "column output_tokens is missing"),
+        ("input_tokens,output_tokens\n", "no row below the header"),
+        ("input_tokens,output_tokens\n1,2\n-3,4\n", "input_tokens of row 2 must be 1 to"),
+        ("input_tokens,output_tokens\n1,0\n", "output_tokens of row 1 must be 1 to"),
+        ("input_tokens,output_tokens\n10000001,4\n", "input_tokens of row 1 must be 1 to"),
+        ("input_tokens,output_tokens\n1,2.5\n", "output_tokens of row 1 must be a whole number"),
+        ("input_tokens,output_tokens\n1\n", "output_tokens of row 1 must be a whole number"),
+        ("input_tokens,output_tokens\n1,many\n", "must be a whole number, not 'many'"),
+        ("input_tokens,output_tokens,arrival_s\n1,2,1\n1,2,.5\n", "arrival_s of row 2 is earlier"),
+        ("input_tokens,output_tokens,arrival_s\n1,2,-1\n", "arrival_s of row 1 must be a time"),
+        ("input_tokens,output_tokens,arrival_s\n1,2,nan\n", "arrival_s of row 1 must be a time"),
+        ("input_tokens,output_tokens,arrival_s\n1,2,\n", "arrival_s of row 1 must be a number"),
+        ("input_tokens,output_tokens,arrival_s,arrival_ms\n1,2,0,0\n", "both arrival_s and"),
+        ("input_tokens,output_tokens,prefix_block_ids\n1,2,a b\n", "prefix_block_ids of row 1"),
+        ("input_tokens,output_tokens,prefix_block_ids\n1,2,-1\n", "must be from 0 to"),
+        ("input_tokens,output_tokens,prefix_block_ids\n1,2,4294967296\n", "must be from 0 to"),
+        ('input_tokens,output_tokens\n1,"2\n', ": line "),
+    ],
+)
+def test_a_bad_file_gets_one_line_with_field_and_row(tmp_path: Path, text: str, says: str) -> None:
+    """Whoever reads the message knows where to look."""
+    path = write(tmp_path, text)
+    with pytest.raises(TraceError) as error:
+        load_trace(path)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_told_too(tmp_path: Path) -> None:
+    """Reading errors are trace errors as well."""
+    with pytest.raises(TraceError, match="No such file"):
+        load_trace(tmp_path / "none.csv")
+    torn = tmp_path / "torn.gz"
+    torn.write_bytes(gzip.compress(b"input_tokens,output_tokens\n" * 99)[:-20])
+    with pytest.raises(TraceError):
+        load_trace(torn)
+    binary = tmp_path / "binary.csv"
+    binary.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(TraceError, match="not UTF-8"):
+        load_trace(binary)
+
+
+@pytest.mark.skipif(not SHAREGPT.exists(), reason="the shared traces are not on this machine")
+def test_the_public_traces_are_readable() -> None:
+    """The headline trace has all its rows, and every trace with these columns loads."""
+    assert len(load_trace(SHAREGPT)) == 24_880
+    rows = load_trace(DATA / "traces" / "mooncake_synthetic.csv.gz")
+    assert len(rows) == 2600
+    assert rows[0].arrival_s == 0.0
+    assert all(row.prefix_block_ids for row in rows)
