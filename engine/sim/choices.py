@@ -34,7 +34,7 @@ class PolicyChoice:
     @property
     def slug(self) -> str:
         """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9.=+-]+", "-", self.label).strip("-")
+        return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", self.label).strip("-")
 
 
 def parse_choices(text: str) -> tuple[PolicyChoice, ...]:

@@ -98,7 +98,7 @@ def summary_rows(tallies: Tallies) -> Iterator[Sequence[object]]:
     """Yield the header and a line for each tier of each point, and one for the whole point."""
     yield (*KEY_COLUMNS, *TIER_COLUMNS, *TOTAL_COLUMNS, *FAIRNESS_COLUMNS)
     for row in tallies.rows:
-        key = (row.label, row.rate, row.seed)
+        key = (row.label, _cell(row.rate), row.seed)
         blank = [""] * (len(TOTAL_COLUMNS) + len(FAIRNESS_COLUMNS))
         for tier in row.objectives:
             cells = [_cell(row.number(tier, *path)) for path in TIER_COLUMNS.values()]
@@ -141,7 +141,7 @@ def interval_rows(tallies: Tallies) -> Iterator[Sequence[object]]:
                 found = tallies.interval(label, rate, tier, *path)
                 if found is not None:
                     numbers = [_cell(v) for v in (found.mean, found.low, found.high)]
-                    yield (label, rate, tier, metric, *numbers, found.count)
+                    yield (label, _cell(rate), tier, metric, *numbers, found.count)
 
 
 def _metrics(tallies: Tallies) -> Iterator[tuple[str, str, tuple[str, ...]]]:
