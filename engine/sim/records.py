@@ -4,6 +4,8 @@ The verdict is that of the scheduling notes, section 1: the first token on time,
 a hundred of the later tokens late. Token lateness here is emit time less the token's due time in
 its tier's mode (`gap`: after the token before; `stream`: after the first token), 0 when early. The
 definition that counts from arrival would show a late first token once more with every token.
+Whoever did not get a whole answer is a miss: refused, failed, unfinished, and a client that left
+of its own accord as well (only where aborts are asked for), since nobody knows why it left.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ are, every other column is ignored.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def load_trace(path: str | Path) -> tuple[TraceRow, ...]:
     if not rows:
         raise TraceError(f"trace {name}: there is no row below the header")
     return rows
+
+
+def merge_traces(traces: Mapping[str, Sequence[TraceRow]]) -> tuple[TraceRow, ...]:
+    """Return several timed traces as one, in order of arrival, each a tenant of its own name.
+
+    Raises TraceError where one has no arrival times.
+    """
+    merged = []
+    for place, (tenant, rows) in enumerate(traces.items()):
+        for number, row in enumerate(rows):
+            if row.arrival_s is None:
+                raise TraceError(f"trace {tenant}: there are no arrival times to merge by")
+            named = dataclasses.replace(row, tenant=tenant)
+            merged.append((row.arrival_s, place, number, named))
+    return tuple([row for _, _, _, row in sorted(merged, key=lambda item: item[:3])])
 
 
 def _rows(name: str, text: str) -> Iterator[TraceRow]:

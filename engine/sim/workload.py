@@ -22,7 +22,7 @@ from engine.sim.arrivals import (
     scale_times,
     times_from_gaps,
 )
-from engine.sim.trace import TraceError, TraceRow, load_trace
+from engine.sim.trace import TraceError, TraceRow, load_trace, merge_traces
 
 __all__ = [
     "ArrivalError",
@@ -33,6 +33,7 @@ __all__ = [
     "Workload",
     "draw_workload",
     "load_trace",
+    "merge_traces",
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sim_world import DATA, SHAREGPT
 
-from engine.sim.trace import TraceError, TraceRow, load_trace
+from engine.sim.trace import TraceError, TraceRow, load_trace, merge_traces
 
 
 def write(folder: Path, text: str) -> Path:
@@ -84,6 +84,21 @@ def test_a_file_that_is_not_there_or_no_text_is_told_too(tmp_path: Path) -> None
     binary.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(TraceError, match="not UTF-8"):
         load_trace(binary)
+
+
+def test_traces_are_merged_by_time_and_named_as_tenants() -> None:
+    """Neighbours keep their own order; equal times come in the order of the traces."""
+    red = (TraceRow(1, 1, 0.0), TraceRow(2, 1, 5.0))
+    blue = (TraceRow(3, 1, 0.0, "old"), TraceRow(4, 1, 4.0))
+    merged = merge_traces({"red": red, "blue": blue})
+    assert [(r.tenant, r.num_prompt_tokens) for r in merged] == [
+        ("red", 1),
+        ("blue", 3),
+        ("blue", 4),
+        ("red", 2),
+    ]
+    with pytest.raises(TraceError, match="trace blue: there are no arrival times"):
+        merge_traces({"red": red, "blue": [TraceRow(1, 1)]})
 
 
 @pytest.mark.skipif(not SHAREGPT.exists(), reason="the shared traces are not on this machine")
