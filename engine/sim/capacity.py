@@ -39,8 +39,11 @@ class Criterion(Protocol):
         """The criterion in words."""
         ...
 
-    def margin(self, tallies: Sequence[Tally]) -> float:
-        """Return how well it holds over these seeds of one rate: negative where it does not."""
+    def margin(self, tallies: Sequence[Tally], count: int | None = None) -> float:
+        """Return how well it holds over the seeds of one rate: negative where it does not.
+
+        With a `count` above the number of tallies: how well at best, were the others perfect.
+        """
         ...
 
 
@@ -50,13 +53,16 @@ class EverySlo:
 
     text: str = "every tier meets its objective"
 
-    def margin(self, tallies: Sequence[Tally]) -> float:
+    def margin(self, tallies: Sequence[Tally], count: int | None = None) -> float:
         """Return the least attainment above its objective, over the tiers that had requests."""
         margins = []
         for tier, objective in tallies[0].objectives.items():
-            known = [o.number(tier, "attainment") for o in tallies if o.tier(tier)["offered"]]
+            known = [
+                t.number(tier, "attainment") or 0.0 for t in tallies if t.tier(tier)["offered"]
+            ]
+            known += [1.0] * ((count or 0) - len(tallies))
             if known:
-                margins.append(mean([v or 0.0 for v in known]) - objective)
+                margins.append(mean(known) - objective)
         return min(margins, default=-1.0) + ROUNDING
 
 
@@ -71,9 +77,9 @@ class MedianTtft:
         """The criterion in words."""
         return f"median TTFT below {self.limit_ms:g} ms"
 
-    def margin(self, tallies: Sequence[Tally]) -> float:
+    def margin(self, tallies: Sequence[Tally], count: int | None = None) -> float:
         """Return the share of the limit that is left."""
-        return _left(self.limit_ms, [o.ttft_p50_ms for o in tallies])
+        return _left(self.limit_ms, [t.ttft_p50_ms for t in tallies], count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +93,21 @@ class NormalisedLatency:
         """The criterion in words."""
         return f"mean normalised latency below {self.limit_ms:g} ms a token"
 
-    def margin(self, tallies: Sequence[Tally]) -> float:
+    def margin(self, tallies: Sequence[Tally], count: int | None = None) -> float:
         """Return the share of the limit that is left; negative where too many got no answer."""
-        offered = sum(h.offered for o in tallies for h in o.ttft.values())
-        if sum(o.unserved for o in tallies) > MOST_UNSERVED * offered:
+        offered = float(sum(h.offered for t in tallies for h in t.ttft.values()))
+        offered *= max(1.0, (count or 0) / len(tallies))
+        if sum(t.unserved for t in tallies) > MOST_UNSERVED * offered:
             return -1.0
-        return _left(self.limit_ms, [o.normalised_mean_ms for o in tallies])
+        return _left(self.limit_ms, [t.normalised_mean_ms for t in tallies], count)
 
 
-def _left(limit: float, values: Sequence[float]) -> float:
+def _left(limit: float, values: Sequence[float], count: int | None) -> float:
+    if not all(map(math.isfinite, values)):
+        return -1.0
+    average = math.fsum(values) / max(len(values), count or 0)
     # Bounded, so that one hopeless rate does not bend what is read between two rates.
-    return max(-1.0, (limit - mean(values)) / limit) if all(map(math.isfinite, values)) else -1.0
+    return max(-1.0, (limit - average) / limit)
 
 
 def parse_criterion(text: str) -> Criterion:
@@ -190,8 +200,12 @@ def find_capacities(
     start: float = START_RATE,
     lowest: float = LOWEST_RATE,
     highest: float = HIGHEST_RATE,
+    width: int = 1,
 ) -> list[Capacity]:
-    """Return each policy's capacity. All searches advance together: many points run at once."""
+    """Return each policy's capacity; searches advance together, about `width` points at once.
+
+    Seeds of a rate are run a few at a time: one that fails whatever the others do is left there.
+    """
     grid = RateGrid(tolerance, lowest, highest)
     known: dict[Key, Tally] = {}
     doubling = grid.place(2.0) or 1
@@ -204,6 +218,7 @@ def find_capacities(
         known,
         criterion,
         evaluate,
+        width,
     )
     together = {label: places[label, tuple(seeds)] for label in labels}
     # A single seed's capacity is near that of all: short strides from there.
@@ -217,6 +232,7 @@ def find_capacities(
         known,
         criterion,
         evaluate,
+        width,
     )
     found = []
     for label in labels:
@@ -241,24 +257,29 @@ def _advance(
     known: dict[Key, Tally],
     criterion: Criterion,
     evaluate: Evaluate,
+    width: int,
 ) -> dict[_Who, tuple[int | None, bool]]:
     """Drive searches to their ends, a round for all at a time; `known` gathers the points."""
     asks = {who: next(search) for who, search in searches.items()}
     ends: dict[_Who, tuple[int | None, bool]] = {}
     while asks:
-        wanted = {
-            (label, grid.rate(place), seed): None
-            for (label, seeds), place in asks.items()
-            for seed in seeds
-        }
-        missing = [key for key in wanted if key not in known]
-        known.update(zip(missing, evaluate(missing) if missing else (), strict=True))
+        some = max(1, width // len(asks))
+        wanted: dict[Key, None] = {}
+        for (label, seeds), place in asks.items():
+            keys = [(label, grid.rate(place), seed) for seed in seeds]
+            wanted |= dict.fromkeys([key for key in keys if key not in known][:some])
+        known.update(zip(wanted, evaluate(list(wanted)) if wanted else (), strict=True))
         nexts = {}
         for who, place in asks.items():
             label, seeds = who
-            rows = [known[label, grid.rate(place), seed] for seed in seeds]
+            keys = [(label, grid.rate(place), seed) for seed in seeds]
+            rows = [known[key] for key in keys if key in known]
+            passes = criterion.margin(rows, len(seeds)) >= 0
+            if passes and len(rows) < len(seeds):
+                nexts[who] = place  # it may still fail
+                continue
             try:
-                nexts[who] = searches[who].send(criterion.margin(rows) >= 0)
+                nexts[who] = searches[who].send(passes)
             except StopIteration as end:
                 ends[who] = end.value
         asks = nexts

@@ -27,7 +27,7 @@ from engine.sim.capacity import (
     find_capacities,
 )
 from engine.sim.choices import PolicyChoice
-from engine.sim.grid import Grid
+from engine.sim.grid import Grid, default_jobs
 from engine.sim.point import PointSpec, Scene
 from engine.sim.report import capacity_fields, write_report
 from engine.sim.report_page import Report
@@ -203,6 +203,7 @@ def _search(
         start=start,
         lowest=lowest,
         highest=highest,
+        width=comparison.jobs or default_jobs(),
     )
 
 

@@ -38,14 +38,21 @@ class World:
     st.floats(min_value=0.02, max_value=50.0),
     st.floats(min_value=0.05, max_value=20.0),
     st.sampled_from([0.01, 0.02, 0.1]),
+    st.sampled_from([1, 2, 50]),
 )
 def test_what_is_found_passes_and_the_next_rate_fails(
-    true: float, start: float, tolerance: float
+    true: float, start: float, tolerance: float, width: int
 ) -> None:
-    """From any start; and no point is run twice."""
+    """From any start, on any number of cores; and no point is run twice."""
     world = World(a=true)
     [found] = capacity.find_capacities(
-        ["a"], [1, 2, 3], EverySlo(), world.evaluate, tolerance=tolerance, start=start
+        ["a"],
+        [1, 2, 3],
+        EverySlo(),
+        world.evaluate,
+        tolerance=tolerance,
+        start=start,
+        width=width,
     )
     assert len(set(world.ran)) == len(world.ran)
     assert world.mean_passes("a", found.rate, [1, 2, 3])
@@ -59,12 +66,36 @@ def test_what_is_found_passes_and_the_next_rate_fails(
 def test_policies_are_searched_side_by_side() -> None:
     """Two policies take no more rounds than the slower one alone: rounds are what run at once."""
     alone = World(a=2.0)
-    capacity.find_capacities(["a"], [1, 2], EverySlo(), alone.evaluate)
+    capacity.find_capacities(["a"], [1, 2], EverySlo(), alone.evaluate, width=100)
     both = World(a=2.0, b=0.7)
-    found = capacity.find_capacities(["a", "b"], [1, 2], EverySlo(), both.evaluate)
+    found = capacity.find_capacities(["a", "b"], [1, 2], EverySlo(), both.evaluate, width=100)
     assert [one.label for one in found] == ["a", "b"]
     assert both.rounds <= alone.rounds + 6
     assert found[0] == capacity.find_capacities(["a"], [1, 2], EverySlo(), World(a=2.0).evaluate)[0]
+
+
+def test_cores_change_the_number_of_points_and_never_the_answer() -> None:
+    """A rate that one seed makes hopeless is left there when seeds run one by one."""
+    found, cost = [], []
+    for width in (1, 5, 40):
+        world = World(a=1.3)
+        found += capacity.find_capacities(
+            ["a"], range(5), EverySlo(), world.evaluate, start=8.0, width=width
+        )
+        cost.append(len(world.ran))
+    assert found[0] == found[1] == found[2]
+    assert cost[0] < cost[1] == cost[2]
+
+
+def test_a_margin_at_best_is_never_below_the_one_in_the_end() -> None:
+    """Whatever the seeds still missing bring: giving up early is exact."""
+    rows = [make_tally("a", 1.0, seed, 0.9 + seed / 20, offered=20) for seed in range(4)]
+    rows[2] = replace(rows[2], unserved=2)
+    for criterion in (EverySlo(), MedianTtft(300.0), NormalisedLatency(40.0)):
+        whole = criterion.margin(rows)
+        bounds = [criterion.margin(rows[:known], 4) for known in range(1, 5)]
+        assert bounds == sorted(bounds, reverse=True)
+        assert bounds[-1] == whole
 
 
 def test_the_ends_of_the_search_are_told() -> None:
