@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.sim.capacity import Capacity
+from engine.sim.plot_files import write_plots
 from engine.sim.report_page import Report, page
 from engine.sim.safe_output import MARK
 from engine.sim.statistics import jain
@@ -75,6 +76,9 @@ def write_report(folder: Path, report: Report, run: dict[str, Any]) -> None:
     text = json.dumps(fields, indent=2) + "\n"
     (folder / MARK).write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(page(report), encoding="utf-8")
+    plots = folder / "plots"
+    plots.mkdir()
+    write_plots(plots, report)
 
 
 def capacity_fields(one: Capacity) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def page(report: Report) -> str:
         _facts(report.facts),
         _legend(tallies.labels),
         "<h2>How much each policy can take</h2>",
-        f'<div class="plots">{_capacity(report)}</div>',
+        f'<div class="plots">{capacity_figure(report)}</div>',
         "<h2>Attainment at every rate</h2>",
         _attainment_note(report),
         _attainment_table(report),
@@ -133,7 +133,8 @@ def _rate_choice(rates: Sequence[float], chosen: int) -> str:
     )
 
 
-def _capacity(report: Report) -> str:
+def capacity_figure(report: Report) -> str:
+    """Return the bars of all policies' capacities."""
     how = (
         "found by bisection"
         if report.capacity_is_searched
@@ -309,5 +310,6 @@ def _footer() -> str:
         "from arrival to the first token; a token's lateness is the time after its due time, 0 "
         "when early; normalised latency is arrival to end over output tokens.</p><p>Beside this "
         "page: <code>summary.csv</code>, <code>intervals.csv</code>, <code>points.jsonl</code>, "
-        "<code>run.json</code> and a file per point in <code>records/</code>.</p></footer>"
+        "<code>run.json</code>, plots as files in <code>plots/</code> and the requests of every "
+        "point in <code>records/</code>.</p></footer>"
     )

@@ -14,13 +14,40 @@ DARK = (
     "#5fd0ea", "#b8a2ff", "#ff8fb0", "#a9d35f", "#aab6c4",
 )  # fmt: skip
 
-CSS = """
+COLOURS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#171c24;--soft:#566070;
 --line:#d9dee6;--grid:#e9ecf1;--good:#0a7d4b;--good-bg:#e3f5ec;--bad:#b02a1c;--bad-bg:#fdecea;
 --ref:#7a8494;--accent:#0b62d6}
 @media (prefers-color-scheme:dark){:root{--page:#0e1116;--card:#161b22;--ink:#e7ecf3;
 --soft:#9aa6b6;--line:#2d3542;--grid:#232a35;--good:#5ed39c;--good-bg:#12301f;--bad:#ff9d8f;
 --bad-bg:#3a1a17;--ref:#8592a4;--accent:#6cb0ff}}
+"""
+
+PLOTS = """
+svg text{fill:var(--soft);font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;
+font-variant-numeric:tabular-nums}
+svg text.label{fill:var(--ink)}
+svg text.name,svg text.value{fill:var(--ink);font-size:13.5px}
+svg text.value{font-weight:600}
+svg text.reftext{fill:var(--ref);font-size:11.5px;paint-order:stroke;stroke:var(--card);
+stroke-width:3px}
+.grid{stroke:var(--grid);fill:none}
+.grid.minor{stroke-opacity:.6}
+.axis{stroke:var(--line);fill:none}
+.ref{stroke:var(--ref);stroke-dasharray:5 4;fill:none}
+.line{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}
+.band{fill:currentColor;opacity:.1}
+.mark{fill:currentColor;stroke:var(--card);stroke-width:1}
+.hit{fill:none;stroke:transparent;stroke-width:12;pointer-events:all}
+.bar{fill:currentColor;opacity:.78}
+.bar.open{opacity:.42}
+.whisker{stroke:var(--ink);stroke-width:1.4;fill:none}
+.run{fill:var(--card);stroke:var(--ink);stroke-width:.9}
+svg:has(.series:hover) .series:not(:hover){opacity:.2}
+.series:hover .line{stroke-width:3}
+"""
+
+PAGE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
@@ -57,27 +84,6 @@ figure.wide{grid-column:1/-1}
 figcaption{font-size:13px;margin-bottom:6px}
 figcaption b{display:block;color:var(--ink);font-size:15px}
 svg{display:block;width:100%;height:auto}
-svg text{fill:var(--soft);font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;
-font-variant-numeric:tabular-nums}
-svg text.label{fill:var(--ink)}
-svg text.name,svg text.value{fill:var(--ink);font-size:13.5px}
-svg text.value{font-weight:600}
-svg text.reftext{fill:var(--ref);font-size:11.5px;paint-order:stroke;stroke:var(--card);
-stroke-width:3px}
-.grid{stroke:var(--grid);fill:none}
-.grid.minor{stroke-opacity:.6}
-.axis{stroke:var(--line);fill:none}
-.ref{stroke:var(--ref);stroke-dasharray:5 4;fill:none}
-.line{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}
-.band{fill:currentColor;opacity:.1}
-.mark{fill:currentColor;stroke:var(--card);stroke-width:1}
-.hit{fill:none;stroke:transparent;stroke-width:12;pointer-events:all}
-.bar{fill:currentColor;opacity:.78}
-.bar.open{opacity:.42}
-.whisker{stroke:var(--ink);stroke-width:1.4;fill:none}
-.run{fill:var(--card);stroke:var(--ink);stroke-width:.9}
-svg:has(.series:hover) .series:not(:hover){opacity:.2}
-.series:hover .line{stroke-width:3}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
 th,td{padding:6px 9px;text-align:right;white-space:nowrap;border-top:1px solid var(--grid)}
@@ -103,9 +109,6 @@ def style(num_series: int, num_rates: int) -> str:
     What is shown follows the boxes by `:has()`, without a script; a browser that does not know it
     shows everything.
     """
-    light = "".join(f"--p{i}:{LIGHT[i]};" for i in range(NUM_COLOURS))
-    dark = "".join(f"--p{i}:{DARK[i]};" for i in range(NUM_COLOURS))
-    colours = "".join(f".s{i}{{color:var(--p{i})}}" for i in range(NUM_COLOURS))
     hidden = "".join(
         f"body:has(#policy-{i}:not(:checked)) :is(.series,tr).n{i}{{display:none}}"
         for i in range(num_series)
@@ -114,7 +117,21 @@ def style(num_series: int, num_rates: int) -> str:
         f"body:has(#rate-{i}:checked) .at-rate:not(.rate-{i}){{display:none}}"
         for i in range(num_rates)
     )
+    return f"{_colours()}{PAGE}{PLOTS}{hidden}{chosen}"
+
+
+def alone(svg: str) -> str:
+    """Return a plot as a file of its own: with the rules that it otherwise finds on the page."""
+    head, body = svg.split(">", 1)
+    backdrop = '<rect width="100%" height="100%" rx="8" fill="var(--card)"/>'
+    return f"{head}><style>{_colours()}{PLOTS}</style>{backdrop}{body}\n"
+
+
+def _colours() -> str:
+    light = "".join(f"--p{i}:{LIGHT[i]};" for i in range(NUM_COLOURS))
+    dark = "".join(f"--p{i}:{DARK[i]};" for i in range(NUM_COLOURS))
+    classes = "".join(f".s{i}{{color:var(--p{i})}}" for i in range(NUM_COLOURS))
     return (
-        f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-        f"{CSS}{colours}{hidden}{chosen}"
+        f"{COLOURS}:root{{{light}}}"
+        f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{classes}"
     )

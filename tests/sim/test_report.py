@@ -242,10 +242,35 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
         report.write_report(folder, sample_report(), {"requests": 5})
-    names = sorted(path.name for path in folders[0].iterdir())
-    assert names == ["intervals.csv", "points.jsonl", "report.html", "run.json", "summary.csv"]
+    names = sorted(p.relative_to(folders[0]).as_posix() for p in folders[0].rglob("*.*"))
+    assert names == [
+        "intervals.csv",
+        "plots/attainment_free.svg",
+        "plots/attainment_premium.svg",
+        "plots/capacity.svg",
+        "plots/goodput.svg",
+        "points.jsonl",
+        "report.html",
+        "run.json",
+        "summary.csv",
+    ]
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_plots_stand_alone_as_files(tmp_path: Path) -> None:
+    """With title, legend, their own colours for light and dark, and a text to be heard."""
+    report.write_report(tmp_path, sample_report(), {})
+    svg = ElementTree.parse(tmp_path / "plots" / "attainment_free.svg").getroot()
+    assert svg.attrib["viewBox"] == f"0 0 {svg.attrib['width']} {svg.attrib['height']}"
+    texts = [text.text for text in svg.iter(f"{SVG}text")]
+    assert texts[0] == "Attainment, free"
+    assert texts[-2:] == list(CAPACITIES)
+    style = next(svg.iter(f"{SVG}style")).text or ""
+    assert "prefers-color-scheme:dark" in style
+    used = {name for node in svg.iter() for name in node.get("class", "").split()}
+    assert {name for name in used if re.fullmatch(r"s\d+", name)} == {"s0", "s1"}
+    assert all(f".{name}" in style for name in ("line", "mark", "band", "grid", "s0", "s1"))
 
 
 def test_the_worst_tenant_stands_beside_jains_index() -> None:

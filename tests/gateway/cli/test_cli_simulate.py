@@ -205,8 +205,14 @@ def test_a_comparison_on_all_cores_writes_its_folder(trace: Path, tmp_path: Path
     assert "sarathi[token_budget=64]" in done.stdout
     names = sorted(path.name for path in out.iterdir())
     assert names == [
-        "intervals.csv", "points.jsonl", "records", "report.html", "run.json", "summary.csv",
-    ]  # fmt: skip
+        "intervals.csv",
+        "plots",
+        "points.jsonl",
+        "records",
+        "report.html",
+        "run.json",
+        "summary.csv",
+    ]
     assert len(list((out / "records").iterdir())) == 8
     with (out / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
