@@ -68,17 +68,19 @@ class Grid(Generic[Item, Result]):
         if self._jobs == 1 or (len(items) == 1 and self._pool is None):
             return self._run_here(items, on_done)
         pool = self._open()
+        is_whole = False
         try:
             futures = {pool.submit(self._work, item): i for i, item in enumerate(items)}
-            return self._collect(futures, on_done)
+            results = self._collect(futures, on_done)
+            is_whole = True
         except BrokenProcessPool as error:
-            self._close(at_once=True)
             raise GridError(
                 "a worker process died, most likely for lack of memory; try fewer jobs"
             ) from error
-        except BaseException:
-            self._close(at_once=True)
-            raise
+        finally:
+            if not is_whole:  # an error of the work, or Ctrl-C
+                self._close(at_once=True)
+        return results
 
     def _run_here(
         self, items: Sequence[Item], on_done: Callable[[int, Result], None] | None

@@ -77,7 +77,7 @@ def write_report(folder: Path, report: Report, run: dict[str, Any]) -> None:
     (folder / MARK).write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(page(report), encoding="utf-8")
     plots = folder / "plots"
-    plots.mkdir()
+    plots.mkdir(exist_ok=True)
     write_plots(plots, report)
 
 

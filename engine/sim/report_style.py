@@ -80,7 +80,8 @@ color:var(--card);font-weight:600}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:16px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;
 padding:14px 14px 8px;min-width:0}
-figure.wide{grid-column:1/-1}
+figure.wide{grid-column:1/-1;overflow-x:auto}
+figure.wide svg{min-width:720px}
 figcaption{font-size:13px;margin-bottom:6px}
 figcaption b{display:block;color:var(--ink);font-size:15px}
 svg{display:block;width:100%;height:auto}
@@ -99,6 +100,7 @@ td.bad{color:var(--bad)}
 td.bad.far{background:var(--bad-bg)}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 footer{margin-top:44px;color:var(--soft);font-size:13px}
+@media (max-width:800px),(max-height:600px){.legend{position:static}}
 @media print{body{background:#fff}.legend{position:static}figure,.scroll{break-inside:avoid}}
 """
 
