@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -125,5 +126,15 @@ class Grid(Generic[Item, Result]):
 
 
 def _prepare() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers: one message, not one from each."""
+    """Make a worker end when it should, and only then."""
+    # Ctrl-C reaches the whole group; the parent ends its workers: one message, not one from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent is gone: killed, it could not say so."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -6,6 +6,8 @@ flag, the field or the row.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,9 +116,27 @@ def refusals() -> Iterator[None]:
     from engine.sim.safe_output import OutputError
 
     try:
-        yield
+        with _stoppable():
+            yield
     except (ValueError, GridError, OutputError) as error:
         raise CommandError(str(error)) from error
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM leave as an exception does: workers end, half-written files vanish."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_tiers(file: str | None, premium_share: float | None) -> tuple[SimTier, ...]:

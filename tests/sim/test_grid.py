@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from engine.sim.grid import Grid, GridError, default_jobs
+
+ROOT = Path(__file__).parents[2]
 
 
 def slow_square(number: int) -> tuple[int, int]:
@@ -55,6 +62,31 @@ def test_an_error_of_the_work_is_raised_as_it_is(jobs: int) -> None:
 def test_a_worker_that_dies_is_told_in_one_sentence() -> None:
     with Grid(die, jobs=2) as grid, pytest.raises(GridError, match="a worker process died"):
         grid.run(range(4))
+
+
+def test_workers_leave_when_their_parent_is_killed() -> None:
+    """A killed parent cannot tell them; nobody may be left behind to hold memory."""
+    script = (
+        "import os, time\n"
+        "from engine.sim.grid import Grid\n"
+        "if __name__ == '__main__':\n"
+        "    with Grid(os.getpgid, jobs=2) as grid:\n"
+        "        grid.run([0, 0, 0])\n"
+        "        print([p.pid for p in __import__('multiprocessing').active_children()],"
+        " flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    workers = [psutil.Process(pid) for pid in json.loads(parent.stdout.readline())]
+    assert workers
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
 
 
 def test_jobs_are_bounded() -> None:

@@ -6,11 +6,13 @@ import csv
 import gzip
 import json
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[3]
@@ -235,6 +237,32 @@ def test_a_comparison_refuses_to_write_over_things(
     (tmp_path / "taken").write_text("")
     done = tiergate(*comparison(trace, tmp_path / "taken", *short))
     assert (done.code, "there is a file of that name" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_comparison_that_is_stopped_leaves_nothing(
+    trace: Path, tmp_path: Path, sign: signal.Signals, code: int
+) -> None:
+    """Neither a folder nor a worker, and no traceback."""
+    out = tmp_path / "report"
+    long = ("--jobs", "2", "--requests", "20000", "--rates", "1")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", *comparison(trace, out, *long)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers: list[psutil.Process] = []
+    while len(workers) < 3:  # two, and the tracker of their resources
+        assert command.poll() is None, command.communicate()
+        workers = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(sign)
+    said, complained = command.communicate(timeout=120)
+    assert (command.returncode, said, complained) == (code, "", "")
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["small.csv"]
 
 
 @pytest.mark.parametrize(
