@@ -116,19 +116,31 @@ def show_comparison(report: Report) -> None:
     from rich.markup import escape
 
     tallies = report.tallies
-    names = [tier.name for tier in report.by_rank]
-    made = table("in time, %", *[f"{rate:g}" for rate in tallies.rates], "capacity")
-    for label, capacity in zip(tallies.labels, report.capacities, strict=True):
-        cells = []
-        for rate in tallies.rates:
-            cell = tallies.cell(label, rate)
-            met = all(_meets(report, label, rate, name) for name in names)
-            text = "/".join(_short(report, label, rate, name) for name in names)
-            cells.append(f"[{'green' if met else 'red'}]{text}[/]" if cell else "-")
-        made.add_row(escape(label), *cells, _capacity(capacity))
+    names = "/".join(tier.name for tier in report.by_rank)
     out = console()
-    out.print(made)
-    out.print(f"[dim]{escape('/'.join(names))}; capacity: {escape(report.criterion.text)}[/]")
+    # As many rates side by side as the terminal has room for.
+    label_width = max(map(len, tallies.labels))
+    room = out.width - label_width - len("  capacity  ")
+    fit = max(1, room // (len("100.0/") * len(report.tiers) + 2))
+    for first in range(0, len(tallies.rates), fit):
+        rates = tallies.rates[first : first + fit]
+        is_last = first + fit >= len(tallies.rates)
+        heads = [f"{rate:g}" for rate in rates] + ["capacity"] * is_last
+        made = table("in time, %", *heads)
+        for label, capacity in zip(tallies.labels, report.capacities, strict=True):
+            cells = [_attainment(report, label, rate) for rate in rates]
+            made.add_row(escape(label), *cells, *[_capacity(capacity)] * is_last)
+        out.print(made)
+    out.print(f"[dim]{escape(names)}; capacity: {escape(report.criterion.text)}[/]")
+
+
+def _attainment(report: Report, label: str, rate: float) -> str:
+    names = [tier.name for tier in report.by_rank]
+    if not report.tallies.cell(label, rate):
+        return "-"
+    met = all(_meets(report, label, rate, name) for name in names)
+    text = "/".join(_short(report, label, rate, name) for name in names)
+    return f"[{'green' if met else 'red'}]{text}[/]"
 
 
 def _meets(report: Report, label: str, rate: float, tier: str) -> bool:

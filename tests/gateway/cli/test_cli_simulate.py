@@ -239,6 +239,20 @@ def test_a_comparison_refuses_to_write_over_things(
     assert (done.code, "there is a file of that name" in done.err) == (2, True)
 
 
+def test_rates_that_do_not_fit_beside_each_other_stand_below(
+    tiergate: Any, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is cut off in a narrow terminal."""
+    from gateway.cli import sim_output
+
+    monkeypatch.setattr(sim_output, "WIDTH_IN_A_PIPE", 62)
+    short = ("--jobs", "1", "--rates", "2,3,4,5", "--seeds", "1", "--requests", "5")
+    done = tiergate(*comparison(trace, tmp_path / "report", *short))
+    heads = [line.split() for line in done.out.splitlines() if "in time, %" in line]
+    assert [head[3:] for head in heads] == [["2"], ["3"], ["4"], ["5", "capacity"]]
+    assert "…" not in done.out
+
+
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_comparison_that_is_stopped_leaves_nothing(
     trace: Path, tmp_path: Path, sign: signal.Signals, code: int
