@@ -134,6 +134,5 @@ def _colours() -> str:
     dark = "".join(f"--p{i}:{DARK[i]};" for i in range(NUM_COLOURS))
     classes = "".join(f".s{i}{{color:var(--p{i})}}" for i in range(NUM_COLOURS))
     return (
-        f"{COLOURS}:root{{{light}}}"
-        f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{classes}"
+        f"{COLOURS}:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{classes}"
     )
