@@ -100,7 +100,8 @@ def decode_chunk(
 class Copy:
     """One request's context on its way between device and host: block i goes to or from host i.
 
-    Raw bytes of whole blocks, in order. Both sides belong to the copy until the step is over.
+    Raw bytes of whole blocks, in order. Until the step is over nobody writes what is copied out
+    (others who share a prefix may read it), and nobody touches where a copy arrives.
     """
 
     request_id: str
@@ -112,8 +113,8 @@ class Copy:
 class Batch:
     """One step's work. Chunks of a single token that decode come first, then prompt chunks.
 
-    `parks` are copied to the host and `returns` back to the device while the chunks compute; no
-    chunk touches their blocks. Both are empty for an executor without host blocks, and a batch of
+    `parks` are copied to the host and `returns` back to the device while the chunks compute, which
+    write none of their blocks. Both are empty for an executor without host blocks, and a batch of
     copies alone has no chunks.
     """
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from engine.core.batch import Copy
 from engine.core.block_pool import BlockPool
@@ -177,9 +177,12 @@ class KVCacheManager:
         # The last block is the one most likely to be its own.
         return any(map(self._pool.has_sole_owner, reversed(self._holdings[request.id].blocks)))
 
-    def num_freed_by(self, request: Request) -> int:
-        """Return how many blocks releasing this request would free."""
-        return sum(map(self._pool.has_sole_owner, self._holdings[request.id].blocks))
+    def num_freed_by(self, request: Request, but: Collection[int] = ()) -> int:
+        """Return how many blocks releasing this request would free, not counting those in `but`."""
+        blocks = self._holdings[request.id].blocks
+        if but:
+            blocks = tuple([block for block in blocks if block not in but])
+        return sum(map(self._pool.has_sole_owner, blocks))
 
     def release(self, request: Request) -> None:
         """Give back every block of a request that stays known (it will be computed again)."""

@@ -9,7 +9,7 @@ over; what a dropped one frees, at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from engine.core.batch import Copy
 from engine.core.executor import Capacity
@@ -57,6 +57,8 @@ class MemoryMoves:
         self._parking_tokens = 0
         self._returning_tokens = 0
         self._coming = 0  # blocks that this step's parks free for the next, not promised yet
+        self._promised: set[str] = set()  # to whom
+        self.may_displace = True  # False once the first that waits has all it lacks on its way
 
     def begin(self, view: View, limits: StepLimits) -> None:
         """Forget the last step's moves."""
@@ -68,6 +70,8 @@ class MemoryMoves:
         self._by_keep_rank = None
         self._parking_tokens = self._returning_tokens = 0
         self._coming = 0
+        self._promised.clear()
+        self.may_displace = True
 
     @property
     def view(self) -> View:
@@ -91,7 +95,7 @@ class MemoryMoves:
     def carry(self) -> None:
         """Bring back and park whom the policy names, as far as rules and room allow."""
         traffic = self._policy.traffic(self.view)
-        for request in traffic.back:
+        for request in dict.fromkeys(traffic.back):  # one named twice comes back once
             if request.status is Status.PARKED and not self._bring_back(request):
                 rank = self.keep_rank(request)
                 if self.blocked_rank is None or rank < self.blocked_rank:
@@ -137,8 +141,11 @@ class MemoryMoves:
 
         False: nobody could, or a victim is being parked and this one has to wait for a step.
         """
+        if request.id in self._promised:
+            return False
         if self._coming:
             self._coming -= 1
+            self._promised.add(request.id)
             return False
         rank, keepers = self.keep_rank(request), self.keepers()
         for index in range(len(keepers) - 1, -1, -1):
@@ -149,48 +156,65 @@ class MemoryMoves:
                 del keepers[index]
                 if self._prefers_park(victim):
                     self._coming += self._kv.num_freed_by(victim) - 1
+                    self._promised.add(request.id)
                     self._park(victim)
                     return False
                 self._drop(victim)
                 return True
         return False
 
-    def displace(self, newcomer: Request, num_missing: int, *, needs_seat: bool) -> bool:
-        """Let running requests make room so that a waiting one can start; True: it can now.
+    def displace(
+        self, newcomer: Request, prefix: Sequence[int], num_missing: int, num_seats: int
+    ) -> bool:
+        """Let running requests free blocks and seats so that a waiting one can start; True: now.
 
-        Nobody moves unless all that is missing can be freed (law L4).
+        Nobody moves unless all that is missing can be freed (law L4), and nobody a second time for
+        what is on its way. `prefix` are the blocks that the newcomer will share.
         """
-        self._coming, promised = max(0, self._coming - num_missing), self._coming
-        num_missing -= promised
-        if num_missing <= 0 and promised:
+        if not self.may_displace:
             return False
-        rank = self.keep_rank(newcomer)
-        victims: list[Request] = []
-        for victim_rank, victim in reversed(self.keepers()):
-            enough = num_missing <= 0 and (victims or not needs_seat)
-            if enough or victim_rank <= rank or len(victims) >= MOST_VICTIMS:
-                break
-            may = self._can_fall(victim) and self._policy.may_displace(newcomer, victim, self.view)
-            if may:
-                victims.append(victim)
-                num_missing -= self._kv.num_freed_by(victim)
-        if num_missing > 0 or (needs_seat and not victims):
+        promised = min(self._coming, max(0, num_missing))
+        victims = self._victims_for(newcomer, frozenset(prefix), num_missing - promised, num_seats)
+        if victims is None:
             return False
-        gone = set()
-        is_free_now = True
+        self._coming -= promised
+        self.may_displace = not promised
         for victim in victims:
-            gone.add(victim.id)
             if self._prefers_park(victim):
                 self._park(victim)
-                is_free_now = False
+                self.may_displace = False
             else:
                 self._drop(victim)
-        self._by_keep_rank = [pair for pair in self.keepers() if pair[1].id not in gone]
-        return is_free_now
+        self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
+        return self.may_displace
+
+    def _victims_for(
+        self, newcomer: Request, prefix: Collection[int], num_missing: int, num_seats: int
+    ) -> list[Request] | None:
+        """Return who is to fall, from the back of those who keep; None where it would not do."""
+        rank = self.keep_rank(newcomer)
+        chosen: list[tuple[int, Request]] = []
+        for victim_rank, victim in reversed(self.keepers()):
+            is_enough = num_missing <= 0 and len(chosen) >= num_seats
+            if is_enough or victim_rank <= rank or len(chosen) >= MOST_VICTIMS:
+                break
+            if self._can_fall(victim) and self._policy.may_displace(newcomer, victim, self.view):
+                num_freed = self._kv.num_freed_by(victim, prefix)
+                chosen.append((num_freed, victim))
+                num_missing -= num_freed
+        if num_missing > 0 or len(chosen) < num_seats:
+            return None
+        for pair in tuple(chosen):  # one further to the front may have freed enough without it
+            if num_missing + pair[0] <= 0 and len(chosen) > num_seats:
+                chosen.remove(pair)
+                num_missing += pair[0]
+        return [victim for _, victim in chosen]
 
     def _can_fall(self, victim: Request) -> bool:
+        """True where it runs, was not started just now, may still fall and frees something."""
         return (
             victim.status is Status.RUNNING
+            and victim.timeline[-1].at_ns < self.view.now_ns
             and victim.preemption_count < MAX_PREEMPTIONS
             and self._kv.frees_any(victim)
         )

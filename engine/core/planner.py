@@ -96,6 +96,7 @@ class Planner:
         for request in self._queues.decoding.values():
             (due if policy.due(request, view) else spare).append(request)
         self._fill(limits, due, spare)
+        moves.may_displace = False
         for limits in FALLBACKS:
             # Work conservation (law L11): no policy's limits may leave the device idle.
             if not (self.decodes or self.prefills):
@@ -124,6 +125,8 @@ class Planner:
     # Decodes
 
     def _place_decodes(self, requests: list[Request], *, is_due: bool) -> None:
+        if self.preempted or self.moves.parks:  # some of them may have made room for a prompt
+            requests = [r for r in requests if r.status is Status.RUNNING]
         if not requests:
             return
         kv = self._kv
@@ -132,7 +135,7 @@ class Planner:
         )
         growing = kv.without_next_slot(requests)
         num_cached = sum([r.num_computed for r in requests])
-        has_room = len(growing) <= kv.num_free and not self.preempted
+        has_room = len(growing) <= kv.num_free
         self.cost.add_decodes(len(requests), num_cached)
         in_time = not self._has_time_limit or self.cost.total_ns <= self._limits.max_step_ns
         if len(requests) <= seats and has_room and in_time:
@@ -192,7 +195,7 @@ class Planner:
             if under_way and (head is None or under_way[-1][0] < head[0]):
                 self._continue(under_way.pop()[1])
             elif head is not None:
-                may_start = self._start(head[1], has_seat=queues.num_running < max_running)
+                may_start = self._start(head[1], max(0, queues.num_running + 1 - max_running))
             else:
                 return
 
@@ -233,7 +236,7 @@ class Planner:
             return self.cost.affordable_prefill(start, num_tokens, self._limits.max_step_ns)
         return num_tokens
 
-    def _start(self, request: Request, *, has_seat: bool) -> bool:
+    def _start(self, request: Request, missing_seats: int) -> bool:
         """Start the first of the waiting queue if its room is free, or can be made."""
         kv, moves = self._kv, self.moves
         prefix = kv.find_prefix(request)
@@ -254,8 +257,8 @@ class Planner:
             claim = request.max_num_tokens
         spare = room.spare_blocks if self._queues.num_running else 0
         missing = kv.num_missing(prefix, claim, spare)
-        if (missing > 0 or not has_seat) and not moves.displace(
-            request, missing, needs_seat=not has_seat
+        if (missing > 0 or missing_seats) and not moves.displace(
+            request, prefix, missing, missing_seats
         ):
             return False
         if not kv.admit(request, prefix, claim, spare):

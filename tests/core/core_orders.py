@@ -6,6 +6,7 @@ from core_world import World
 
 from engine.core.engine_core import CoreConfig
 from engine.core.executor import Capacity
+from engine.core.latency_model import LatencyModel
 from engine.core.policies import make_policy
 from engine.core.policy import SchedulingPolicy
 from engine.core.request import RequestOrder, SamplingParams, Slo
@@ -18,8 +19,16 @@ def make_capacity(
     max_model_len: int = 200,
     max_batch_tokens: int = 64,
     max_batch_requests: int = 16,
+    num_host_blocks: int = 0,
 ) -> Capacity:
-    return Capacity(num_blocks, block_size, max_model_len, max_batch_tokens, max_batch_requests)
+    return Capacity(
+        num_blocks,
+        block_size,
+        max_model_len,
+        max_batch_tokens,
+        max_batch_requests,
+        num_host_blocks,
+    )
 
 
 def make_order(
@@ -61,8 +70,15 @@ def make_world(
     config: CoreConfig | None = None,
     *,
     enable_prefix_cache: bool = True,
+    model: LatencyModel | None = None,
     **capacity: int,
 ) -> World:
     if isinstance(policy, str):
         policy = make_policy(policy)
-    return World(make_capacity(**capacity), policy, config, enable_prefix_cache=enable_prefix_cache)
+    return World(
+        make_capacity(**capacity),
+        policy,
+        config,
+        enable_prefix_cache=enable_prefix_cache,
+        model=model,
+    )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 
-from core_fakes import MemoryExecutor, Recorder, Truth, expected_output
+from core_executor import MemoryExecutor
+from core_fakes import Recorder, Truth
+from core_laws import Witness
 
 from engine.core.batch import Batch
 from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
-from engine.core.planner import MAX_PREEMPTIONS
+from engine.core.latency_model import LatencyModel
+from engine.core.memory_moves import MAX_PREEMPTIONS
 from engine.core.policy import SchedulingPolicy
-from engine.core.request import FinishReason, RequestOrder, TbtMode
+from engine.core.request import FinishReason, RequestOrder, Status, TbtMode
 from engine.core.scheduler import MAX_FAULTS
 from engine.core.stats import TokenEvent
 
@@ -30,6 +34,7 @@ class World:
         config: CoreConfig | None = None,
         *,
         enable_prefix_cache: bool = True,
+        model: LatencyModel | None = None,
     ) -> None:
         self.recorder = Recorder()
         self.core = EngineCore(
@@ -38,8 +43,10 @@ class World:
             config,
             observer=self.recorder,
             enable_prefix_cache=enable_prefix_cache,
+            model=model,
         )
-        self.executor = MemoryExecutor(capacity)
+        self.witness = Witness(self.core)
+        self.executor = MemoryExecutor(capacity, self._num_computed)
         self.config = config or CoreConfig()
         self.now_ns = 0
         self.out: Batch | None = None
@@ -48,6 +55,7 @@ class World:
         self.batches: list[Batch] = []
         self.refused: list[RefusalReason] = []
         self.steps_without_progress = 0
+        self.most_steps_without_progress = 0
         self.faults: dict[int, int] = {}
         self.abandoned = 0
         self.is_sound = True  # False from a broken law on: nothing can be concluded any more
@@ -80,8 +88,13 @@ class World:
     def _expected_refusals(self, order: RequestOrder) -> set[RefusalReason]:
         capacity, sampling = self.core.capacity, order.sampling
         total = len(order.prompt) + sampling.max_tokens
-        waiting = self.core.snapshot(self.now_ns)
-        tokens = waiting.waiting_prompt_tokens + len(order.prompt)
+        # A tier's queue is its own: what others have waiting refuses nobody.
+        waiting = [
+            r.num_prompt_tokens
+            for r in self.core._scheduler.queues.waiting
+            if r.order.tier == order.tier
+        ]
+        tokens = sum(waiting) + len(order.prompt)
         found = set()
         if order.id in self.live:
             found.add(RefusalReason.DUPLICATE_ID)
@@ -91,9 +104,9 @@ class World:
             found.add(RefusalReason.NEVER_FITS)
         if sampling.max_tokens < 1:
             found.add(RefusalReason.NEVER_FITS)
-        if waiting.waiting >= self.config.max_waiting_requests:
+        if len(waiting) >= self.config.max_waiting_requests:
             found.add(RefusalReason.QUEUE_FULL)
-        if waiting.waiting and tokens > self.config.max_waiting_prompt_tokens:
+        if waiting and tokens > self.config.max_waiting_prompt_tokens:
             found.add(RefusalReason.QUEUE_FULL)
         return found
 
@@ -119,12 +132,14 @@ class World:
     def start(self) -> Batch | None:
         self.is_sound = False
         assert self.out is None
+        self.witness.before(self.now_ns)
         batch = self.core.start_step(self.now_ns)
         # Law L11: nothing to do means nobody is there, and the other way round.
         assert (batch is None) == (not self.live), "the engine stands still with work to do"
         if batch is not None:
             self._check_batch(batch)
             self.executor.dispatch(batch, self.live)
+            self._note_parks(batch)
             self.batches.append(batch)
             self.out = batch
         self.check()
@@ -135,10 +150,14 @@ class World:
         batch = self._take_out()
         self.now_ns += STEP_NS
         result = self.executor.complete(batch, STEP_NS, tuple(failed))
+        for copy in batch.returns:
+            self._end_parking(copy.request_id)
         events = self.core.finish_step(batch, result, self.now_ns)
         order = [chunk.request_id for chunk in batch.chunks]
         places = [order.index(event.request_id) for event in events]
         assert places == sorted(places), "events are not in the batch's order"
+        for copy in batch.returns:
+            self._expect(copy.request_id, Status.RUNNING)
         self._note_progress(bool(events))
         return self._take(events)
 
@@ -152,7 +171,14 @@ class World:
             truth = self.live.get(chunk.request_id)
             if truth is not None and chunk.start < len(truth.history):
                 self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
+        for copy in batch.parks:
+            self._end_parking(copy.request_id)
         events = self.core.fail_step(batch, self.now_ns, "device memory ran out")
+        # Law L33: what was on its way out is computed again, what was on its way in is still there.
+        for copy in batch.parks:
+            self._expect(copy.request_id, Status.WAITING)
+        for copy in batch.returns:
+            self._expect(copy.request_id, Status.PARKED)
         gone = [event.request_id for event in events]
         assert all(self.faults[id(self.live[name])] > MAX_FAULTS for name in gone)
         assert all(event.finish_reason is FinishReason.FAILED for event in events)
@@ -176,7 +202,9 @@ class World:
         assert not self.core.has_work
         snapshot = self.core.snapshot(self.now_ns)
         assert snapshot.free_blocks == snapshot.num_blocks
-        assert (snapshot.waiting, snapshot.running, snapshot.waiting_prompt_tokens) == (0, 0, 0)
+        assert snapshot.free_host_blocks == snapshot.num_host_blocks
+        assert (snapshot.waiting, snapshot.running, snapshot.parked) == (0, 0, 0)
+        assert snapshot.waiting_prompt_tokens == 0
         assert (snapshot.waiting_by_tier, snapshot.running_by_tier) == ((), ())
 
     # Books
@@ -193,11 +221,14 @@ class World:
             if event.token_id is not None:
                 truth.output.append(event.token_id)
                 truth.token_times.append(event.at_ns)
-                expected = expected_output(truth.order)
-                assert tuple(truth.output) == expected[: len(truth.output)], "laws L30, L31"
+                expected = truth.expected[: len(truth.output)]
+                assert tuple(truth.output) == expected, "laws L30, L31"
             assert (event.stats is None) == (event.finish_reason is None)
             if event.stats is not None:
                 truth.end = event.stats
+                if truth.parked_since is not None:
+                    truth.parked_ns += self.now_ns - truth.parked_since
+                    truth.parked_since = None
                 self.steps_without_progress = 0
                 self._check_end(truth, event)
                 del self.live[event.request_id]
@@ -210,7 +241,7 @@ class World:
         assert stats is not None
         assert stats.finish_reason is event.finish_reason
         assert (stats.request_id, stats.tenant, stats.tier) == (order.id, order.tenant, order.tier)
-        expected = expected_output(order)
+        expected = truth.expected
         if event.token_id is not None:
             assert tuple(truth.output) == expected, "it ended early, or late"
             stopped = expected[-1] in order.sampling.stop_token_ids and (
@@ -232,53 +263,80 @@ class World:
         assert first is None or stats.first_scheduled_ns is not None
         assert stats.late_tokens == late_tokens(truth)
         assert stats.preemptions <= MAX_PREEMPTIONS, "law L16"
+        assert (stats.parks, stats.parked_ns) == (truth.num_parks, truth.parked_ns)
+        assert stats.parks <= len(order.prompt) + order.sampling.max_tokens, "law L16"
 
     def _check_batch(self, batch: Batch) -> None:
-        capacity = self.core.capacity
         names = [chunk.request_id for chunk in batch.chunks]
-        assert names
-        assert len(set(names)) == len(names), "law L9: scheduled twice"
+        assert names or batch.parks or batch.returns
         assert set(names) <= self.live.keys()
-        assert len(names) <= capacity.max_batch_requests
-        assert batch.num_tokens <= capacity.max_batch_tokens
-        assert all(chunk.num_tokens > 0 for chunk in batch.chunks)
         assert batch.step == len(self.batches) + 1
-        self._check_preemptions(set(names))
-
-    def _check_preemptions(self, scheduled: set[str]) -> None:
-        planner = self.core._scheduler.planner
-        preempted = {request.id for request in planner.preempted}
-        assert not preempted & scheduled, "law L9: scheduled and preempted"
-        view = planner.view(self.now_ns)
-        policy = self.core.policy
-        for request in planner.preempted:
+        self.witness.after(batch)
+        for request in self.core._scheduler.planner.preempted:
             self.executor.forget_table(self.live[request.id])
-        if preempted:  # law L16: somebody ranked ahead of every victim was served
-            served = [r for r in self.core._scheduler.queues if r.id in scheduled]
-            best = min(policy.keep_rank(request, view) for request in served)
-            assert all(policy.keep_rank(r, view) > best for r in planner.preempted)
+
+    def _note_parks(self, batch: Batch) -> None:
+        for copy in batch.parks:
+            truth = self.live[copy.request_id]
+            truth.num_parks += 1
+            truth.parked_since = self.now_ns
+
+    def _end_parking(self, name: str) -> None:
+        truth = self.live.get(name)
+        if truth is not None and truth.parked_since is not None:
+            truth.parked_ns += self.now_ns - truth.parked_since
+            truth.parked_since = None
+
+    def _expect(self, name: str, status: Status) -> None:
+        """A request that was carried and has not left meanwhile stands where it should.
+
+        (A newcomer may bear the id of one that left: it waits.)
+        """
+        request = self.core._scheduler.find(name)
+        assert request is None or request.status in (status, Status.WAITING)
+        if status is Status.WAITING and request is not None:
+            assert request.num_computed == 0
+
+    def _num_computed(self, name: str) -> int:
+        request = self.core._scheduler.find(name)
+        assert request is not None
+        return request.num_computed
 
     def _note_progress(self, progressed: bool) -> None:
-        """Law L12: within K steps somebody gets a token or ends.
+        """Law L12: within K steps somebody gets a token or ends, whatever the policy.
 
-        K is the steps of one longest history and one more where the first that came is served
-        first; a policy that ranks by dice needs a few times as many.
+        Every step computes a token or carries somebody. Nobody is carried out again before it
+        computed more, and computed tokens are lost only when somebody is dropped, which happens
+        MAX_PREEMPTIONS times at most. So with n live requests of at most L tokens K is less than
+        3 * n * L * (1 + MAX_PREEMPTIONS): no state stands still for ever.
+
+        Where the first that came is served first, it is the steps of one longest history: a step
+        for each budget of tokens, and two for each block of which a victim has to be carried out
+        first. Those who rank by dice, or leave less than the whole budget to prompts, stay within
+        four histories computed token by token.
         """
         self.steps_without_progress = 0 if progressed else self.steps_without_progress + 1
+        self.most_steps_without_progress = max(
+            self.most_steps_without_progress, self.steps_without_progress
+        )
         capacity, policy = self.core.capacity, self.core.policy
-        if policy.name == "hostile":
-            bound = 4 * -(-capacity.max_model_len // capacity.max_batch_tokens) + 8
-        else:
+        longest = capacity.max_model_len
+        bound = 4 * longest + 8
+        if policy.name in ("fcfs", "sarathi"):
             limits = policy.limits(self.core._scheduler.planner.view(self.now_ns))
             # A limit of nothing is not kept (law L11): the executor's own holds then.
             budget = min(limits.max_tokens, capacity.max_batch_tokens) or capacity.max_batch_tokens
-            bound = -(-capacity.max_model_len // budget) + 1
-        assert self.steps_without_progress <= bound
+            bound = -(-longest // budget) + 2
+            if capacity.num_host_blocks:
+                bound += 2 * -(-longest // capacity.block_size)
+        assert self.steps_without_progress <= bound, "law L12"
 
     def check(self) -> None:
         self.core.check_integrity()
         snapshot = self.core.snapshot(self.now_ns)
-        assert snapshot.waiting + snapshot.running == len(self.live)  # law L1
+        assert snapshot.waiting + snapshot.running + snapshot.parked == len(self.live)  # law L1
+        tenants = Counter(r.order.tenant for r in self.core._scheduler.queues)
+        assert tenants == Counter(truth.order.tenant for truth in self.live.values())
         assert snapshot.submitted_total == len(self.live) + len(self.ended)
         assert snapshot.finished_total == len(self.ended)
         assert self.recorder.finished == [truth.end for truth in self.ended]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core_fakes import VOCABULARY, HostilePolicy
+from core_fakes import VOCABULARY
+from core_policies import ForcedParks, HostilePolicy, tiny_model
 from core_world import World
 from hypothesis import event
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from engine.core.engine_core import CoreConfig
 from engine.core.executor import Capacity
+from engine.core.latency_model import LatencyModel
 from engine.core.policies import make_policy
 from engine.core.policy import SchedulingPolicy
 from engine.core.request import RequestOrder, SamplingParams, Slo, TbtMode
@@ -21,6 +23,7 @@ capacities = st.builds(
     max_model_len=st.integers(20, 60),
     max_batch_tokens=st.integers(1, 40),
     max_batch_requests=st.integers(1, 8),
+    num_host_blocks=st.sampled_from([0, 1, 3, 8, 40]),
 )
 configs = st.builds(
     CoreConfig,
@@ -54,7 +57,16 @@ def policies() -> st.SearchStrategy[SchedulingPolicy]:
             lambda budget: make_policy("sarathi", [("token_budget", budget), ("max_running", 3)])
         ),
         st.integers(0, 1000).map(HostilePolicy),
+        st.builds(
+            lambda seed, one_in: ForcedParks(make_policy("fcfs"), seed, one_in),
+            st.integers(0, 1000),
+            st.integers(1, 4),
+        ),
     )
+
+
+# No model; one whose link is cheap, so that victims are parked; one whose link is dear.
+models = st.sampled_from([None, 0.1, 100.0]).map(lambda link: link and tiny_model(link))
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -63,7 +75,11 @@ class EngineMachine(RuleBasedStateMachine):
     world: World
 
     @initialize(
-        capacity=capacities, policy=policies(), config=configs, enable_prefix_cache=st.booleans()
+        capacity=capacities,
+        policy=policies(),
+        config=configs,
+        enable_prefix_cache=st.booleans(),
+        model=models,
     )
     def build(
         self,
@@ -71,8 +87,11 @@ class EngineMachine(RuleBasedStateMachine):
         policy: SchedulingPolicy,
         config: CoreConfig,
         enable_prefix_cache: bool,
+        model: LatencyModel | None,
     ) -> None:
-        self.world = World(capacity, policy, config, enable_prefix_cache=enable_prefix_cache)
+        self.world = World(
+            capacity, policy, config, enable_prefix_cache=enable_prefix_cache, model=model
+        )
 
     # Few ids, so that ids are used again, also while a step with their last bearer is out.
     @rule(
@@ -128,7 +147,9 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.fault()
         else:
             names = [chunk.request_id for chunk in self.world.out.chunks]
-            self.world.finish(data.draw(st.sets(st.sampled_from(names), max_size=2)))
+            self.world.finish(
+                data.draw(st.sets(st.sampled_from(names), max_size=2)) if names else ()
+            )
 
     @rule(steps=st.integers(2, 12))
     def whole_steps(self, steps: int) -> None:
@@ -147,6 +168,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.drain()
             snapshot = self.world.core.snapshot(self.world.now_ns)
             event(f"preempted: {min(snapshot.preemptions_total, 3)}")
+            event(f"parked: {min(snapshot.parks_total, 3)}")
             event(f"recomputed: {snapshot.recomputed_tokens_total > 0}")
             event(f"prefix hits: {snapshot.cached_tokens_total > 0}")
             event(f"steps: {snapshot.step // 25 * 25}")

@@ -6,14 +6,16 @@ import random
 from unittest.mock import patch
 
 import pytest
-from core_fakes import VOCABULARY, HostilePolicy
+from core_fakes import VOCABULARY
+from core_policies import ForcedParks, HostilePolicy, tiny_model
 from core_world import World
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from engine.core import planner
+from engine.core import memory_moves, planner
 from engine.core.engine_core import CoreConfig
 from engine.core.executor import Capacity
+from engine.core.latency_model import LatencyModel
 from engine.core.policies import POLICIES, make_policy
 from engine.core.policy import SchedulingPolicy
 from engine.core.request import RequestOrder, SamplingParams, Slo, TbtMode
@@ -54,18 +56,30 @@ def random_capacity(rng: random.Random) -> Capacity:
         max_model_len=56,
         max_batch_tokens=rng.choice([1, 8, 16, 64]),
         max_batch_requests=rng.choice([1, 4, 8, 16]),
+        num_host_blocks=rng.choice([0, 2, 20, 200]),
     )
 
 
-def run_load(seed: int, policy: SchedulingPolicy, *, calm: bool, num_requests: int = 30) -> World:
+def named_policy(name: str, seed: int, model: LatencyModel | None) -> SchedulingPolicy:
+    if name == "hostile":
+        return HostilePolicy(seed)
+    if name == "forced":
+        return ForcedParks(make_policy("fcfs"), seed, one_in=1 + seed % 4)
+    return make_policy(name, (), model or tiny_model())
+
+
+def run_load(seed: int, name: str, *, calm: bool, num_requests: int = 30) -> World:
     """A load drawn from `seed`; calm = no aborts, stops or faults, so that every one finishes."""
     rng = random.Random(seed)
     capacity = random_capacity(rng)
+    model = rng.choice([None, tiny_model(), tiny_model(link_ns=100.0)])
+    policy = named_policy(name, seed, model)
     world = World(
         capacity,
         policy,
         CoreConfig(max_waiting_requests=20, max_waiting_prompt_tokens=600),
         enable_prefix_cache=rng.random() < 0.8,
+        model=model,
     )
     world.wait(10)
     longest = min(capacity.max_model_len, capacity.num_blocks * capacity.block_size)
@@ -86,19 +100,19 @@ def run_load(seed: int, policy: SchedulingPolicy, *, calm: bool, num_requests: i
         elif rng.random() < 0.5:
             world.fault()
         else:
-            world.finish([rng.choice(world.out.chunks).request_id])
+            world.finish([chunk.request_id for chunk in world.out.chunks[: rng.randrange(3)]])
     world.drain()
     return world
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "hostile"])
+@pytest.mark.parametrize("name", [*POLICIES, "hostile", "forced"])
 @given(seed=st.integers(0, 2**32), calm=st.booleans())
 def test_every_request_gets_the_answer_of_its_own_history(name: str, seed: int, calm: bool) -> None:
     """Whatever is preempted, shared, refused or lost, the laws of World hold after each call."""
-    policy = HostilePolicy(seed) if name == "hostile" else make_policy(name)
-    world = run_load(seed, policy, calm=calm)
+    world = run_load(seed, name, calm=calm)
     snapshot = world.core.snapshot(world.now_ns)
     event(f"preemptions: {min(snapshot.preemptions_total // 4 * 4, 20)}")
+    event(f"parks: {min(snapshot.parks_total // 8 * 8, 40)}")
     event(f"prefix hits: {snapshot.cached_tokens_total > 0}")
     most = max((t.end.preemptions for t in world.ended if t.end), default=0)
     event(f"most preemptions of one request: {most}")
@@ -110,20 +124,22 @@ def test_every_request_gets_the_answer_of_its_own_history(name: str, seed: int, 
 @given(seed=st.integers(0, 2**32), bound=st.integers(0, 2))
 def test_the_preemption_bound_is_exact(seed: int, bound: int) -> None:
     """Law L16 under a bound that is reached in nearly every load, and all are served in the end."""
-    with patch.object(planner, "MAX_PREEMPTIONS", bound):
-        world = run_load(seed, make_policy("fcfs"), calm=True)
+    with (
+        patch.object(planner, "MAX_PREEMPTIONS", bound),
+        patch.object(memory_moves, "MAX_PREEMPTIONS", bound),
+    ):
+        world = run_load(seed, "fcfs", calm=True)
     most = max(truth.end.preemptions for truth in world.ended if truth.end)
     event(f"most preemptions of one request: {most} of {bound}")
     assert most <= bound
 
 
-@given(seed=st.integers(0, 2**32), name=st.sampled_from(["fcfs", "sarathi", "hostile"]))
+@given(seed=st.integers(0, 2**32), name=st.sampled_from(["fcfs", "hostile", "forced"]))
 def test_equal_scripts_give_equal_batches(seed: int, name: str) -> None:
     """Law L37: the same commands at the same times make the same batches, stats and blocks."""
 
     def run() -> World:
-        policy = HostilePolicy(seed) if name == "hostile" else make_policy(name)
-        return run_load(seed, policy, calm=False, num_requests=15)
+        return run_load(seed, name, calm=False, num_requests=15)
 
     first, second = run(), run()
     assert first.batches == second.batches

@@ -8,7 +8,7 @@ from core_orders import make_order, make_world
 from core_world import World
 
 from engine.core.engine_core import CoreConfig
-from engine.core.planner import MAX_PREEMPTIONS
+from engine.core.memory_moves import MAX_PREEMPTIONS
 from engine.core.policies.fcfs import Fcfs
 from engine.core.policies.sarathi import Sarathi
 from engine.core.policy import Rank, Room, StepLimits, View

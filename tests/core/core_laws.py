@@ -1,0 +1,288 @@
+"""The laws of one step, judged from beside the planner: who moved, for whom, and who was left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.core import memory_moves
+from engine.core.batch import Batch
+from engine.core.engine_core import EngineCore
+from engine.core.latency_model import StepCost
+from engine.core.planner import FALLBACKS
+from engine.core.policy import NO_LIMIT, Rank, StepLimits
+from engine.core.request import Request, Status
+from engine.core.waiting_queue import RERANKED_PER_STEP
+
+
+@dataclass
+class Before:
+    """A started request as it was before a move."""
+
+    keep_rank: Rank
+    num_freed: int
+    num_gained: int  # without what the newcomer shares with it
+    preemptions: int
+    num_computed: int
+    parked_at: int
+
+
+@dataclass
+class Move:
+    """One call that may move somebody: what it was for, and who fell."""
+
+    what: str
+    beneficiary: Request | None
+    num_missing: int
+    num_seats: int
+    before: dict[str, Before]
+    answer: bool | None
+    dropped: list[Request]
+    parked: list[Request]
+
+    @property
+    def victims(self) -> list[Request]:
+        return [*self.dropped, *self.parked]
+
+
+class Witness:
+    """Watches one EngineCore; `before` and `after` go around each `start_step`."""
+
+    def __init__(self, core: EngineCore) -> None:
+        self._scheduler = scheduler = core._scheduler
+        self._planner, self._kv = scheduler.planner, scheduler.kv
+        self._queues, self._policy = scheduler.queues, scheduler.policy
+        self._moves = moves = scheduler.planner.moves
+        self.moves: list[Move] = []
+        self._fills: list[StepLimits] = []
+        self._ranks: dict[str, Rank] = {}
+        self._was_waiting: set[str] = set()
+        self.steps_without_chunks = 0
+        self._most_live = 0  # since there last were chunks
+        moves.carry = self._watched("carry", moves.carry)
+        moves.make_room = self._watched("make_room", moves.make_room)
+        moves.displace = self._watched("displace", moves.displace)
+        fill = self._planner._fill
+
+        def watched_fill(limits: StepLimits, due: list[Request], spare: list[Request]) -> None:
+            self._fills.append(limits)
+            fill(limits, due, spare)
+
+        self._planner._fill = watched_fill
+
+    def _watched(self, what: str, call: Callable[..., bool | None]) -> Callable[..., bool | None]:
+        """The call itself, with a note of who fell in it."""
+
+        def watched(
+            request: Request | None = None,
+            prefix: Sequence[int] = (),
+            num_missing: int = 1,
+            num_seats: int = 0,
+        ) -> bool | None:
+            view, preempted, parks = self._moves.view, self._moves.preempted, self._moves.parks
+            running = [r for r in self._queues if r.status is Status.RUNNING]
+            before = {
+                r.id: Before(
+                    self._policy.keep_rank(r, view),
+                    self._kv.num_freed_by(r),
+                    len(
+                        [b for b in self._kv.block_ids(r) if self._is_freed(b) and b not in prefix]
+                    ),
+                    r.preemption_count,
+                    r.num_computed,
+                    r.parked_at,
+                )
+                for r in running
+            }
+            by_id = {r.id: r for r in running}
+            num_preempted, num_parks = len(preempted), len(parks)
+            if what == "carry":
+                answer = call()
+            elif what == "make_room":
+                answer = call(request)
+            else:
+                answer = call(request, prefix, num_missing, num_seats)
+            self.moves.append(
+                Move(
+                    what,
+                    request,
+                    num_missing,
+                    num_seats,
+                    before,
+                    answer,
+                    preempted[num_preempted:],
+                    [by_id[copy.request_id] for copy in parks[num_parks:]],
+                )
+            )
+            return answer
+
+        return watched
+
+    def _is_freed(self, block: int) -> bool:
+        return self._kv._pool.has_sole_owner(block)
+
+    def before(self, now_ns: int) -> None:
+        """Look at who waits and who runs."""
+        self.moves.clear()
+        self._fills.clear()
+        view = self._planner.view(now_ns)
+        waiting = list(self._queues.waiting)
+        self._was_waiting = {r.id for r in waiting}
+        is_exact = not self._policy.ranks_move or len(waiting) <= RERANKED_PER_STEP
+        self._ranks = {}
+        if is_exact:
+            self._ranks = {r.id: self._policy.prefill_rank(r, view) for r in waiting}
+
+    def after(self, batch: Batch) -> None:
+        """Judge the step that was planned."""
+        self._check_one_place_each(batch)
+        for move in self.moves:
+            self._check_move(move)
+        assert sum(bool(m.victims) for m in self.moves if m.what == "displace") <= 1
+        self._check_order_of_starts()
+        self._check_limits(batch)
+        self._check_room_of_those_who_came(batch)
+        self._check_no_idling(batch)
+
+    def _running(self) -> list[Request]:
+        return [*self._queues.prefilling.values(), *self._queues.decoding.values()]
+
+    def _check_one_place_each(self, batch: Batch) -> None:
+        """Law L9: of computed, dropped, parked and returning, each request is at most one."""
+        computed = [chunk.request_id for chunk in batch.chunks]
+        dropped = [request.id for request in self._moves.preempted]
+        carried = [copy.request_id for copy in (*batch.parks, *batch.returns)]
+        everyone = [*computed, *dropped, *carried]
+        assert len(set(everyone)) == len(everyone), "law L9"
+        assert set(self._planner.prefills) | set(self._planner.decodes) == set(computed)
+        fallen = [r for move in self.moves for r in move.victims]
+        assert sorted(r.id for r in fallen) == sorted(
+            [*dropped, *[copy.request_id for copy in batch.parks]]
+        ), "somebody was moved without a reason"
+        assert all(self._request(name).status is Status.RUNNING for name in computed)
+        assert all(self._request(name).status is Status.PARKED for name in carried)
+        assert all(r.status is Status.WAITING for r in self._moves.preempted)
+
+    def _request(self, name: str) -> Request:
+        request = self._scheduler.find(name)
+        assert request is not None
+        return request
+
+    def _check_move(self, move: Move) -> None:
+        ranks = {name: before.keep_rank for name, before in move.before.items()}
+        first = min(ranks, key=ranks.__getitem__, default="")
+        for victim in move.victims:
+            before = move.before[victim.id]
+            assert before.num_freed > 0, "law L14: a victim that frees nothing"
+            assert before.preemptions < memory_moves.MAX_PREEMPTIONS, "law L16"
+        for victim in move.parked:
+            assert move.before[victim.id].num_computed > move.before[victim.id].parked_at, "no gain"
+            assert victim.id != first, "law L15: the first to keep was parked"
+        if move.beneficiary is None:
+            assert not move.dropped, "a wish to carry dropped somebody"
+            return
+        rank = self._policy.keep_rank(move.beneficiary, self._moves.view)
+        assert all(ranks[victim.id] > rank for victim in move.victims), "law L16: it ranks ahead"
+        if move.what == "make_room":
+            assert len(move.victims) <= 1
+            assert bool(move.dropped) == move.answer
+        else:
+            self._check_displacement(move)
+
+    def _check_displacement(self, move: Move) -> None:
+        """Laws L4 and L44: all that was missing is freed, and nobody fell who was not needed."""
+        assert move.beneficiary is not None
+        newcomer, view = move.beneficiary, self._moves.view
+        assert all(self._policy.may_displace(newcomer, victim, view) for victim in move.victims)
+        if not move.victims:
+            return
+        gained = sorted(move.before[victim.id].num_gained for victim in move.victims)
+        if not any(m.parked for m in self.moves if m.what == "make_room"):  # none on their way
+            assert sum(gained) >= move.num_missing, "they fell in vain"
+        assert len(gained) >= move.num_seats, "they fell in vain"
+        is_needed = sum(gained[1:]) < move.num_missing or len(gained) == move.num_seats
+        assert is_needed, "one of them need not have fallen"
+        assert move.answer == (newcomer.status is Status.RUNNING)
+        assert move.answer or self._moves.parks, "nothing is on its way, and it was not started"
+
+    def _check_order_of_starts(self) -> None:
+        """Law L19: nobody is started before a better-ranked one that waits on."""
+        if not self._ranks:
+            return
+        left = {r.id for r in self._queues.waiting} & self._was_waiting
+        started = [r for r in self._running() if r.id in self._was_waiting]
+        for request in started:
+            assert all(self._ranks[request.id] < self._ranks[name] for name in left), "law L19"
+
+    def _check_limits(self, batch: Batch) -> None:
+        """Law L10, and the policy's limits unless they would have left the step empty."""
+        capacity, planner = self._scheduler.capacity, self._planner
+        assert len(batch.chunks) <= capacity.max_batch_requests
+        assert batch.num_tokens <= capacity.max_batch_tokens
+        assert all(chunk.num_tokens > 0 for chunk in batch.chunks)
+        limits = self._fills[-1]
+        assert len(self._fills) == 1 or limits in FALLBACKS
+        assert batch.num_tokens <= limits.max_tokens
+        assert len(planner.decodes) <= limits.max_decodes
+        assert len(planner.prefills) <= limits.max_prefills
+        if planner.started:
+            most = limits.max_running or capacity.max_batch_requests
+            assert self._queues.num_running <= most
+        if limits.whole_prompts:
+            assert all(r.num_uncomputed == count for r, count in planner.prefills.values())
+        self._check_time(batch, limits)
+        most = self._moves._limits.max_copy_tokens
+        for copies in (batch.parks, batch.returns):
+            tokens = sum(self._request(copy.request_id).num_computed for copy in copies)
+            assert len(copies) <= 1 or tokens <= most
+
+    def _check_time(self, batch: Batch, limits: StepLimits) -> None:
+        """The step costs what the plan says, added up anew, and no more than its time budget.
+
+        More only for one due decode, which is served whatever it takes.
+        """
+        model = self._scheduler.model
+        if model is None:
+            return
+        cost = StepCost(model)
+        for chunk in batch.chunks:
+            if chunk.request_id in self._planner.decodes:
+                cost.add_decodes(1, chunk.start)
+            else:
+                cost.add_prefill(chunk.start, chunk.num_tokens)
+        assert cost.total_ns == self._planner.cost.total_ns, "the plan's cost is not the step's"
+        if limits.max_step_ns < NO_LIMIT and cost.total_ns > limits.max_step_ns:
+            assert len(batch.chunks) == 1
+            (name,) = self._planner.decodes
+            is_fallback = len(self._fills) > 1
+            assert is_fallback or self._policy.due(self._request(name), self._moves.view)
+
+    def _check_room_of_those_who_came(self, batch: Batch) -> None:
+        """Law L17: whoever comes back has room for its whole history and for what comes next."""
+        for copy in batch.returns:
+            request = self._request(copy.request_id)
+            assert self._kv.covers(request, min(request.num_tokens + 1, request.max_num_tokens))
+        for request in self._running():
+            if request.id in self._was_waiting and len(request.timeline) > 2:
+                assert self._kv.covers(request, request.num_tokens)
+
+    def _check_no_idling(self, batch: Batch) -> None:
+        """Laws L11 and L15: a step computes whenever anybody could, and never are all parked."""
+        running, queues, kv = self._running(), self._queues, self._kv
+        if batch.chunks:
+            self.steps_without_chunks = self._most_live = 0
+            return
+        self.steps_without_chunks += 1
+        self._most_live = max(self._most_live, len(queues))
+        assert not any(kv.covers(r, r.num_computed + 1) for r in running), "law L11"
+        assert not running or kv.num_free == 0, "law L11"
+        if not running and not batch.returns:
+            # Only a newcomer's displacement may leave nobody on the device, and it runs next.
+            assert any(m.what == "displace" and m.victims for m in self.moves), "law L15"
+        if not running and not batch.returns and not self._moves.preempted:
+            head = queues.waiting.head()
+            if head is not None and self._moves.blocked_rank is None:
+                prefix = kv.find_prefix(head[1])
+                assert kv.num_missing(prefix, head[1].max_num_tokens, 0) > 0, "law L11"
+        # Every step without chunks parks somebody who made progress, or brings somebody back.
+        assert self.steps_without_chunks <= 2 * self._most_live
