@@ -100,20 +100,23 @@ def fit_profile(
     observations: Sequence[Observation],
     *,
     knees: Sequence[int] = (0,),
-    tile_tokens: int = 0,
+    tiles: Sequence[int] = (0,),
     without: Collection[str] = (),
 ) -> LatencyProfile:
     """Return `rest` with its step prices fitted to the observations.
 
-    The best of `knees` is taken (0 alone: no knee); `tile_tokens` 0 fits no tile steps; prices
-    named in `without` are 0. `rest` gives name, memory, link and `floor_ns`. Raises ValueError
-    without observations.
+    The best of `knees` and `tiles` (in tokens; 0: none) is taken; prices named in `without` are
+    0. `rest` gives name, memory, link and `floor_ns`. Raises ValueError without observations.
     """
     if not observations:
         raise ValueError("nothing was measured")
     columns = [name not in without for name in PRICES]
     weights = _weights(observations)
-    fits = [_fit_one(rest, observations, weights, columns, knee, tile_tokens) for knee in knees]
+    fits = [
+        _fit_one(rest, observations, weights, columns, knee, tile)
+        for knee in knees
+        for tile in tiles
+    ]
     return min(fits, key=lambda fit: fit[0])[1]
 
 

@@ -22,6 +22,7 @@ from gateway.cli import (
     doctor,
     key,
     migrate,
+    profile,
     serve_command,
     settings_command,
     simulate,
@@ -75,6 +76,7 @@ def build_app() -> typer.Typer:
     app.command("settings", short_help="List every setting and its value here.")(
         settings_command.settings
     )
+    app.command("profile", short_help="Measure what steps take here.")(profile.profile)
     app.command("simulate", short_help="Run one policy in virtual time.")(simulate.simulate)
     app.command("compare", short_help="Compare policies, into a report.")(compare.compare)
     app.command("capacity", short_help="Find the rate a policy can take.")(capacity.capacity)

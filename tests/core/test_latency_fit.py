@@ -105,8 +105,8 @@ def test_known_prices_are_found_again() -> None:
         prompt_kv_ns=800.0,
         row_ns=12e3,
     )
-    found = fit_profile(BLANK, timed(device), knees=range(32, 161, 32), tile_tokens=128)
-    assert found.knee_tokens == 96
+    found = fit_profile(BLANK, timed(device), knees=range(32, 161, 32), tiles=(0, 100, 128))
+    assert (found.knee_tokens, found.tile_tokens) == (96, 128)
     for name in ("token_ns", "knee_token_ns", "decode_kv_ns", "mixed_kv_factor", "pair_ns"):
         assert getattr(found, name) == pytest.approx(getattr(device, name), rel=0.02), name
     assert all(error.max < 0.005 for error in fit_errors(found, timed(device)).values())

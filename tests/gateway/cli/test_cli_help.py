@@ -45,6 +45,7 @@ def test_every_command_is_there() -> None:
         "doctor",
         "migrate",
         "settings",
+        "profile",
         "simulate",
         "compare",
         "capacity",

@@ -1,0 +1,368 @@
+"""Measures what the steps of a real engine take: workloads in, observations out; it fits nothing.
+
+The engine runs as in service: its own process, loop, scheduler, sampler, messages and a reader
+for every stream. Workloads are chosen so that the steps cover what an engine meets: decodes alone
+over batch sizes and context lengths, prompt chunks over sizes and starts, and both together. A
+step's time is from its batch to the next batch, so the engine's own work between steps is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from engine.core.clock import NS_PER_S, Clock, MonotonicClock, utc_now
+from engine.core.errors import EngineUnavailable
+from engine.core.latency_fit import Observation, fit_errors, fit_profile, round_to_digits
+from engine.core.latency_profile import LatencyProfile
+from engine.core.request import FinishReason, RequestOrder, SamplingParams
+from engine.serving.client import EngineClient, EngineInfo, TokenStream
+from engine.serving.config import EngineConfig
+from engine.serving.process import EngineProcess
+
+RECORDER = "engine.model.profiler:make"
+TOKEN_IDS = range(10, 250)  # every tokenizer has these
+CHUNKS = (1, 4, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 1024, 2048)
+DECODE_STEPS = 24
+FEWEST_SAMPLES = 3
+KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
+TILES = (0, 16, 64, 128, 256)
+HOST_SHARE = 2  # host blocks for each of the device, in simulations
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`rows` requests decode behind `context` tokens each; meanwhile prompts come one by one.
+
+    `prompts` are (start, size): `size` new tokens behind `start` cached ones. Without rows each
+    prompt is alone; without prompts the rows decode for DECODE_STEPS steps.
+    """
+
+    rows: int = 0
+    context: int = 0
+    prompts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute, about: what decides how long it takes."""
+        return self.rows * (self.context + DECODE_STEPS) + sum(a + b for a, b in self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure: each scenario up to `rounds` times, in about `budget_s` seconds."""
+
+    scenarios: tuple[Scenario, ...]
+    rounds: int
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of the recorder (see engine/model/profiler.py), times in nanoseconds."""
+
+    began_ns: int
+    ended_ns: int
+    writing_ns: int
+    continues: int
+    num_decodes: int
+    num_prefills: int
+    num_tokens: int
+    kv_tokens: int
+    pairs: float
+    prompt_kv: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an engine showed: its steps, and what it said of itself.
+
+    `loop_share` is the median share of a step in which the executor was not computing;
+    `facts` are bytes of KV a token, and the link's prices.
+    """
+
+    info: EngineInfo
+    observations: tuple[Observation, ...]
+    facts: dict[str, float]
+    loop_share: float
+    num_steps: int
+    rounds: float
+
+
+def make_plan(info: EngineInfo, *, quick: bool = False) -> Plan:
+    """Return what to measure of an engine of this size."""
+    held = int(0.8 * info.num_blocks * info.block_size)
+    longest = info.max_model_len - 4 * DECODE_STEPS
+    budget = info.max_batch_tokens
+    all_rows = (1, 8, 64) if quick else (1, 2, 4, 8, 16, 32, 48, 64, 128, 256)
+    rows = [n for n in all_rows if n <= info.max_batch_requests]
+    contexts = [n for n in ((64, 512) if quick else (16, 256, 1024)) if n <= longest]
+    contexts = contexts or [max(1, info.max_model_len // 2)]
+    sizes = [
+        n for n in ((16, 128, 512) if quick else CHUNKS) if n <= min(budget, info.max_model_len - 2)
+    ]
+    starts = [n for n in ((512,) if quick else (256, 1024, 1536)) if n + budget <= longest]
+    behind = tuple((start, size) for start in starts for size in sizes if size >= 16)
+    found = [Scenario(n, context) for n in rows for context in contexts]
+    found += [Scenario(prompts=tuple((0, size) for size in sizes)), Scenario(prompts=behind)]
+    # One seat stays free, or the prompts would wait until a row has ended.
+    beside = sorted({min(n, info.max_batch_requests - 1, budget - 1) for n in rows[1:]})
+    found += [
+        Scenario(n, context, tuple((0, min(size, budget - n)) for size in sizes if size >= 16))
+        for n in beside
+        for context in contexts[:2]
+        if n > 0
+    ]
+    fitting = [
+        s
+        for s in found
+        if (s.rows or s.prompts) and s.rows * (s.context + 4 * DECODE_STEPS) <= held
+    ]
+    ordered = tuple(sorted(fitting, key=lambda scenario: scenario.num_tokens))
+    return Plan(ordered, rounds=2 if quick else 5, budget_s=10.0 if quick else 45.0)
+
+
+async def measure(
+    config: EngineConfig,
+    progress: Progress,
+    *,
+    quick: bool = False,
+    plan: Plan | None = None,
+    recorder: str = RECORDER,
+    clock: Clock | None = None,
+) -> Measured:
+    """Start an engine, run the plan (one of its size by default), and return what was seen.
+
+    `recorder` makes an executor that writes as engine/model/profiler.py says. Raises
+    ModelLoadError, one line, for what an operator can put right.
+    """
+    with tempfile.TemporaryDirectory(prefix="tiergate-profile-") as folder:
+        path = Path(folder) / "steps.jsonl"
+        recorded = replace(
+            config,
+            executor=recorder,
+            executor_options=(*config.executor_options, ("record", str(path))),
+            policy="fcfs",
+            policy_options=(),
+        )
+        engine = EngineProcess(recorded, on_progress=progress)
+        await engine.start()
+        try:
+            assert engine.info is not None
+            info, chosen = engine.info, plan or make_plan(engine.info, quick=quick)
+            driver = Driver(engine, info, clock or MonotonicClock())
+            windows = await driver.run(chosen, progress)
+        finally:
+            await engine.close()
+        with path.open(encoding="utf-8") as lines:
+            facts: dict[str, float] = json.loads(next(lines))
+            steps = [StepRecord(*json.loads(line)) for line in lines if line.endswith("\n")]
+    return summarise(info, facts, steps, windows)
+
+
+class Driver:
+    """Runs scenarios on an engine."""
+
+    def __init__(self, engine: EngineClient, info: EngineInfo, clock: Clock) -> None:
+        self._engine = engine
+        self._info = info
+        self._clock = clock
+        self._rng = random.Random(0)
+        self._count = 0
+        self._stepped = asyncio.Event()
+        engine.add_step_listener(lambda stats: self._stepped.set())
+
+    async def run(self, plan: Plan, progress: Progress) -> list[tuple[int, int]]:
+        """Run the plan; return when each run of a scenario began (ns), and which one it was.
+
+        The smallest scenarios come first; when half the time is gone in the first round, the rest
+        of it is left out, so that a slow model still gets its smallest steps measured twice.
+        """
+        began_ns = self._clock.now_ns()
+        budget_ns = plan.budget_s * NS_PER_S
+        windows: list[tuple[int, int]] = []
+        chosen = list(range(len(plan.scenarios)))
+        await self._play(Scenario(4, 32, ((0, 16),)))  # caches and threads warm up
+        for number in range(plan.rounds):
+            for place, index in enumerate(list(chosen)):
+                spent_ns = self._clock.now_ns() - began_ns
+                if number == 0 and place > 3 and spent_ns > budget_ns / 2:
+                    del chosen[place:]
+                    break
+                if number > 0 and spent_ns > budget_ns:
+                    break
+                by_work = (number + place / len(chosen)) / plan.rounds
+                progress("measuring", min(1.0, max(by_work, spent_ns / budget_ns)))
+                windows.append((self._clock.now_ns(), index))
+                await self._play(plan.scenarios[index])
+        windows.append((self._clock.now_ns(), -1))
+        return windows
+
+    async def _play(self, scenario: Scenario) -> None:
+        """Run one scenario; when this returns, none of its requests is open."""
+        # While the last of the rows still has its prompt computed, the first decode already.
+        spare = max(1, self._info.max_batch_tokens - scenario.rows)
+        ramp = scenario.rows * scenario.context // spare + 2
+        longest = self._info.max_model_len - scenario.context - 1
+        steps = longest if scenario.prompts else min(longest, ramp + DECODE_STEPS)
+        rows = [self._submit(self._tokens(scenario.context), steps) for _ in range(scenario.rows)]
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for _, stream in rows:
+                    readers.create_task(read_to_the_end(stream))
+                if rows and scenario.prompts:
+                    await self._until_decoding(len(rows))
+                for start, size in scenario.prompts:
+                    await self._prompt(start, size, alone=not rows)
+                if rows and scenario.prompts:
+                    await self._next_step()  # it tells when the one before it was over
+                    for name, _ in rows:
+                        self._engine.abort(name)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _until_decoding(self, rows: int) -> None:
+        """Wait until all rows run and no prompt waits."""
+        while (seen := self._engine.snapshot) is None or seen.running < rows or seen.waiting:
+            await self._next_step()
+
+    async def _next_step(self) -> None:
+        self._stepped.clear()
+        await self._stepped.wait()
+
+    async def _prompt(self, start: int, size: int, *, alone: bool) -> None:
+        """Have `size` tokens computed behind `start` cached ones.
+
+        Alone, a second token is asked for: the step after it tells when this one was over.
+        """
+        cached = self._tokens(start)
+        if start:
+            _, stream = self._submit(cached, 1)
+            await read_to_the_end(stream)
+        _, stream = self._submit(cached + self._tokens(size), 2 if alone else 1)
+        await read_to_the_end(stream)
+
+    def _tokens(self, count: int) -> tuple[int, ...]:
+        return tuple(self._rng.choices(TOKEN_IDS, k=count))
+
+    def _submit(self, prompt: tuple[int, ...], max_tokens: int) -> tuple[str, TokenStream]:
+        self._count += 1
+        name = f"profile-{self._count}"
+        params = SamplingParams(max_tokens=max(1, max_tokens), seed=self._count)
+        order = RequestOrder(name, prompt or (TOKEN_IDS[0],), params, self._clock.now_ns())
+        return name, self._engine.submit(order)
+
+
+async def read_to_the_end(stream: TokenStream) -> None:
+    """Take what comes, as a door would; raises EngineUnavailable when the engine gives up."""
+    while events := await stream.next_events():
+        last = events[-1]
+        if last.finish_reason in (FinishReason.FAILED, FinishReason.REJECTED):
+            assert last.stats is not None
+            raise EngineUnavailable(
+                f"the engine gave up while it was measured: {last.stats.detail}"
+            )
+
+
+def summarise(
+    info: EngineInfo,
+    facts: dict[str, float],
+    steps: Sequence[StepRecord],
+    windows: Sequence[tuple[int, int]],
+) -> Measured:
+    """Turn recorded steps into observations: the median of equal steps of one scenario.
+
+    Equal means: as many decodes, prompt chunks, tokens and cached prompt tokens; contexts grow by
+    a token a step, and their mean is taken.
+    """
+    groups: dict[Any, list[tuple[StepRecord, int]]] = defaultdict(list)
+    idle_shares: list[float] = []
+    for index, step, step_ns in timed_steps(steps, windows):
+        key = (index, step.num_decodes, step.num_prefills, step.num_tokens, step.prompt_kv)
+        groups[key].append((step, step_ns))
+        idle_shares.append(1 - (step.ended_ns - step.began_ns) / step_ns)
+    rounds = (len(windows) - 1) / max(1, len({index for _, index in windows} - {-1}))
+    fewest = min(FEWEST_SAMPLES, int(rounds))
+    observations = [
+        Observation(
+            num_decodes=first.num_decodes,
+            num_prefills=first.num_prefills,
+            num_tokens=first.num_tokens,
+            kv_tokens=statistics.fmean([step.kv_tokens for step, _ in group]),
+            pairs=statistics.fmean([step.pairs for step, _ in group]),
+            prompt_kv=first.prompt_kv,
+            ns=statistics.median([step_ns for _, step_ns in group]),
+        )
+        for group in groups.values()
+        for first in [group[0][0]]
+        if len(group) >= fewest
+    ]
+    loop_share = statistics.median(idle_shares) if idle_shares else 0.0
+    return Measured(info, tuple(observations), facts, loop_share, len(idle_shares), rounds)
+
+
+def timed_steps(
+    steps: Sequence[StepRecord], windows: Sequence[tuple[int, int]]
+) -> Iterable[tuple[int, StepRecord, int]]:
+    """Yield (scenario, step, nanoseconds until the next batch) where the engine cannot have idled.
+
+    The time that the recorder took for its own line is taken off.
+    """
+    place = 0
+    for step, following in pairwise(steps):
+        while place + 1 < len(windows) and windows[place + 1][0] <= step.began_ns:
+            place += 1
+        index = windows[place][1] if windows and windows[place][0] <= step.began_ns else -1
+        if index >= 0 and following.continues:
+            yield index, step, following.began_ns - step.began_ns - following.writing_ns
+
+
+def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
+    """Return the profile of what was measured; its `fit` says on which machine, and how well."""
+    info = measured.info
+    device_tokens = info.num_blocks * info.block_size
+    rest = LatencyProfile(
+        name,
+        base_ns=1.0,
+        link_out_ns_per_token=round_to_digits(measured.facts["link_out_ns_per_token"]),
+        link_in_ns_per_token=round_to_digits(measured.facts["link_in_ns_per_token"]),
+        kv_bytes_per_token=int(measured.facts["kv_bytes_per_token"]),
+        num_kv_tokens=device_tokens,
+        num_host_kv_tokens=HOST_SHARE * device_tokens,
+        block_size=info.block_size,
+        max_model_len=info.max_model_len,
+        max_batch_tokens=info.max_batch_tokens,
+        max_batch_requests=info.max_batch_requests,
+    )
+    found = fit_profile(rest, measured.observations, knees=KNEES, tiles=TILES)
+    errors = fit_errors(found, measured.observations)
+    fit = {
+        "source": f"measured by `tiergate profile` on {machine}",
+        "measured": utc_now().date().isoformat(),
+        "method": "from batch to batch of the engine in service, its own work between steps"
+        " included; medians of equal steps; non-negative least squares on relative errors,"
+        " the regimes weighted alike",
+        "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
+        "points": len(measured.observations),
+        "steps": measured.num_steps,
+        "rounds": round(measured.rounds, 1),
+        "error": {regime: error.as_dict() for regime, error in errors.items()},
+        "loop_share": round(measured.loop_share, 3),
+        "assumed": [
+            "the machine is as busy as when it was measured, with one reader for all streams",
+            "tokens are drawn at temperature 1 without filters",
+            f"host pool {HOST_SHARE} x the device's; the link is a gather and a copy of whole"
+            " blocks in one process (on a CPU: memory to memory)",
+        ],
+    }
+    return replace(found, fit=fit)
