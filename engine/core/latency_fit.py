@@ -28,6 +28,7 @@ PRICES = (
     "mixed_kv_factor",
     "pair_ns",
     "prompt_kv_ns",
+    "prompt_ns",
     "row_ns",
 )
 DIGITS = 4  # significant ones of a price: more would promise what no measurement holds
@@ -35,7 +36,10 @@ DIGITS = 4  # significant ones of a price: more would promise what no measuremen
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A measured step: what it held (see `StepCost`) and how long it took, in nanoseconds."""
+    """A measured step: what it held (see `StepCost`) and how long it took, in nanoseconds.
+
+    `samples` is how many equal steps stand behind it; it counts as that many.
+    """
 
     num_decodes: int
     num_prefills: int
@@ -44,6 +48,7 @@ class Observation:
     pairs: float
     prompt_kv: float
     ns: float
+    samples: int = 1
 
     @property
     def regime(self) -> str:
@@ -55,7 +60,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class FitError:
-    """How far a profile is from measured steps: relative errors, 0.05 being five percent."""
+    """How far a profile is from measured steps: relative errors, 0.05 being five percent.
+
+    `points` counts observations; an observation of many samples weighs as many in mean and p95.
+    """
 
     points: int
     mean: float
@@ -82,17 +90,25 @@ def predicted_ns(profile: LatencyProfile, seen: Observation) -> float:
 
 def fit_errors(profile: LatencyProfile, observations: Iterable[Observation]) -> dict[str, FitError]:
     """Return the errors regime by regime, for those that were measured."""
-    errors: dict[str, list[float]] = {}
+    errors: dict[str, list[tuple[float, int]]] = {}
     for seen in observations:
         error = abs(predicted_ns(profile, seen) / seen.ns - 1)
-        errors.setdefault(seen.regime, []).append(error)
+        errors.setdefault(seen.regime, []).append((error, seen.samples))
     return {regime: _summary(errors[regime]) for regime in REGIMES if regime in errors}
 
 
-def _summary(errors: Sequence[float]) -> FitError:
+def _summary(errors: Sequence[tuple[float, int]]) -> FitError:
+    """Sum up (error, samples): every sample counts."""
     ordered = sorted(errors)
-    p95 = ordered[max(0, math.ceil(0.95 * len(ordered)) - 1)]
-    return FitError(len(ordered), sum(ordered) / len(ordered), p95, ordered[-1])
+    count = sum([samples for _, samples in ordered])
+    mean = sum([error * samples for error, samples in ordered]) / count
+    behind, p95 = 0, ordered[-1][0]
+    for error, samples in ordered:
+        behind += samples
+        if behind >= 0.95 * count:
+            p95 = error
+            break
+    return FitError(len(ordered), mean, p95, ordered[-1][0])
 
 
 def fit_profile(
@@ -166,6 +182,7 @@ def _features(seen: Observation, knee: int, tile_tokens: int) -> list[float]:
         seen.kv_tokens if seen.num_prefills else 0.0,
         seen.pairs,
         seen.prompt_kv,
+        float(seen.num_prefills > 0),
         float(seen.num_decodes + seen.num_prefills),
     ]
 
@@ -174,8 +191,8 @@ def _weights(observations: Sequence[Observation]) -> list[float]:
     """Return weights whose squares add up to one in every regime."""
     counts: dict[str, int] = {}
     for seen in observations:
-        counts[seen.regime] = counts.get(seen.regime, 0) + 1
-    return [1 / math.sqrt(counts[seen.regime]) for seen in observations]
+        counts[seen.regime] = counts.get(seen.regime, 0) + seen.samples
+    return [math.sqrt(seen.samples / counts[seen.regime]) for seen in observations]
 
 
 def round_to_digits(value: float, digits: int = DIGITS) -> float:

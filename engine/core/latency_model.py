@@ -100,7 +100,7 @@ class LatencyModel:
         decode_kv_ns = p.decode_kv_ns
         if num_prefills:
             decode_kv_ns *= p.mixed_kv_factor
-            linear += p.pair_ns * pairs + p.prompt_kv_ns * prompt_kv
+            linear += p.prompt_ns + p.pair_ns * pairs + p.prompt_kv_ns * prompt_kv
         total = linear + decode_kv_ns * kv_tokens + p.row_ns * num_rows
         return self.factor * (total if total > p.floor_ns else p.floor_ns)
 

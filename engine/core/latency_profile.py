@@ -5,6 +5,7 @@ The form is affine in what a step holds. With n tokens in all, in nanoseconds:
     linear      base + token * n + tile * ceil(n / tile_tokens) + knee_token * max(0, n - knee)
     decodes     decode_kv * (cached tokens they read), times `mixed_kv_factor` beside a prompt
     prompts     pair * sum(chunk * (cached + chunk / 2)) + prompt_kv * (cached tokens they read)
+                + prompt, once, where the step holds any
     rows        row * (requests in the step)
     the sum of these, and never less than `floor`
 
@@ -53,6 +54,7 @@ class LatencyProfile:
     mixed_kv_factor: float = 1.0
     pair_ns: float = 0.0
     prompt_kv_ns: float = 0.0
+    prompt_ns: float = 0.0
     row_ns: float = 0.0
     link_ns: float = 0.0
     link_out_ns_per_token: float = 0.0

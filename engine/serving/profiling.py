@@ -34,8 +34,9 @@ TOKEN_IDS = range(10, 250)  # every tokenizer has these
 CHUNKS = (1, 4, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 1024, 2048)
 DECODE_STEPS = 24
 FEWEST_SAMPLES = 3
+MOST_OUT = 2.0
 KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
-TILES = (0, 16, 64, 128, 256)
+TILES = (0, 64, 128, 256)
 HOST_SHARE = 2  # host blocks for each of the device, in simulations
 Progress = Callable[[str, float], None]
 
@@ -215,15 +216,18 @@ class Driver:
         ramp = scenario.rows * scenario.context // spare + 2
         longest = self._info.max_model_len - scenario.context - 1
         steps = longest if scenario.prompts else min(longest, ramp + DECODE_STEPS)
-        rows = [self._submit(self._tokens(scenario.context), steps) for _ in range(scenario.rows)]
+        # All tokens are drawn beforehand: no door does that while its engine computes.
+        contexts = [self._tokens(scenario.context) for _ in range(scenario.rows)]
+        prompts = [(self._tokens(start), self._tokens(size)) for start, size in scenario.prompts]
+        rows = [self._submit(context, steps) for context in contexts]
         try:
             async with asyncio.TaskGroup() as readers:
                 for _, stream in rows:
                     readers.create_task(read_to_the_end(stream))
                 if rows and scenario.prompts:
                     await self._until_decoding(len(rows))
-                for start, size in scenario.prompts:
-                    await self._prompt(start, size, alone=not rows)
+                for cached, new in prompts:
+                    await self._prompt(cached, new, alone=not rows)
                 if rows and scenario.prompts:
                     await self._next_step()  # it tells when the one before it was over
                     for name, _ in rows:
@@ -240,16 +244,15 @@ class Driver:
         self._stepped.clear()
         await self._stepped.wait()
 
-    async def _prompt(self, start: int, size: int, *, alone: bool) -> None:
-        """Have `size` tokens computed behind `start` cached ones.
+    async def _prompt(self, cached: tuple[int, ...], new: tuple[int, ...], *, alone: bool) -> None:
+        """Have the `new` tokens computed behind `cached` ones.
 
         Alone, a second token is asked for: the step after it tells when this one was over.
         """
-        cached = self._tokens(start)
-        if start:
+        if cached:
             _, stream = self._submit(cached, 1)
             await read_to_the_end(stream)
-        _, stream = self._submit(cached + self._tokens(size), 2 if alone else 1)
+        _, stream = self._submit(cached + new, 2 if alone else 1)
         await read_to_the_end(stream)
 
     def _tokens(self, count: int) -> tuple[int, ...]:
@@ -280,10 +283,11 @@ def summarise(
     steps: Sequence[StepRecord],
     windows: Sequence[tuple[int, int]],
 ) -> Measured:
-    """Turn recorded steps into observations: the median of equal steps of one scenario.
+    """Turn recorded steps into observations: the mean of equal steps of one scenario.
 
     Equal means: as many decodes, prompt chunks, tokens and cached prompt tokens; contexts grow by
-    a token a step, and their mean is taken.
+    a token a step, and their mean is taken. A step much slower than the others counts as
+    MOST_OUT times their median.
     """
     groups: dict[Any, list[tuple[StepRecord, int]]] = defaultdict(list)
     idle_shares: list[float] = []
@@ -301,7 +305,8 @@ def summarise(
             kv_tokens=statistics.fmean([step.kv_tokens for step, _ in group]),
             pairs=statistics.fmean([step.pairs for step, _ in group]),
             prompt_kv=first.prompt_kv,
-            ns=statistics.median([step_ns for _, step_ns in group]),
+            ns=typical_ns([step_ns for _, step_ns in group]),
+            samples=len(group),
         )
         for group in groups.values()
         for first in [group[0][0]]
@@ -309,6 +314,12 @@ def summarise(
     ]
     loop_share = statistics.median(idle_shares) if idle_shares else 0.0
     return Measured(info, tuple(observations), facts, loop_share, len(idle_shares), rounds)
+
+
+def typical_ns(times_ns: Sequence[int]) -> float:
+    """Return the mean, outliers cut: what adds up over many steps, not the fastest of them."""
+    most_ns = MOST_OUT * statistics.median(times_ns)
+    return statistics.fmean([min(time_ns, most_ns) for time_ns in times_ns])
 
 
 def timed_steps(
@@ -350,7 +361,7 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "source": f"measured by `tiergate profile` on {machine}",
         "measured": utc_now().date().isoformat(),
         "method": "from batch to batch of the engine in service, its own work between steps"
-        " included; medians of equal steps; non-negative least squares on relative errors,"
+        " included; means of equal steps; non-negative least squares on relative errors,"
         " the regimes weighted alike",
         "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
         "points": len(measured.observations),

@@ -129,6 +129,7 @@ def show(found: LatencyProfile) -> None:
         (found.knee_token_ns, f"a token beyond {found.knee_tokens}"),
         (found.tile_ns, f"a tile of {found.tile_tokens} tokens"),
         (found.row_ns, "a request"),
+        (found.prompt_ns, "a step with prompts"),
         (found.decode_kv_ns, "a cached token that a decode reads"),
         (found.pair_ns, "a query-key pair of a prompt"),
         (found.prompt_kv_ns, "a cached token before a prompt chunk"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -103,6 +104,7 @@ def test_known_prices_are_found_again() -> None:
         mixed_kv_factor=1.75,
         pair_ns=2.25,
         prompt_kv_ns=800.0,
+        prompt_ns=4e6,
         row_ns=12e3,
     )
     found = fit_profile(BLANK, timed(device), knees=range(32, 161, 32), tiles=(0, 100, 128))
@@ -127,9 +129,8 @@ def test_errors_are_those_of_the_noise() -> None:
 def test_a_rare_regime_counts_as_much_as_a_frequent_one() -> None:
     """One decode beside a hundred prompts that contradict it pulls the base halfway."""
     seen = [observe(1, 1, 0, 0, 1e6)] + [observe(0, 0, 1, 0, 2e6)] * 100
-    base = fit_profile(
-        BLANK, seen, without=("row_ns", "token_ns", "decode_kv_ns", "pair_ns")
-    ).base_ns
+    others = ("row_ns", "token_ns", "decode_kv_ns", "pair_ns", "prompt_ns")
+    base = fit_profile(BLANK, seen, without=others).base_ns
     few, many = 1 / 1e6, 1 / 2e6  # the least squares of two relative errors
     assert base == pytest.approx((few + many) / (few**2 + many**2), rel=0.001)
 
@@ -168,3 +169,14 @@ def test_nothing_measured_is_refused() -> None:
 def test_prices_keep_four_digits() -> None:
     assert round_to_digits(123456.0) == 123500.0
     assert round_to_digits(0.0) == 0.0
+
+
+def test_an_error_counts_as_often_as_it_was_seen() -> None:
+    """Ninety-nine good samples in one observation outweigh a bad one, but do not hide it."""
+    profile = LatencyProfile("flat", base_ns=100.0)
+    good = dataclasses.replace(observe(1, 1, 0, 0, 100.0), samples=99)
+    (error,) = fit_errors(profile, [good, observe(1, 1, 0, 0, 200.0)]).values()
+    assert error.points == 2
+    assert error.mean == pytest.approx(0.005)
+    assert (error.p95, error.max) == (0.0, 0.5)
+    assert error.as_dict() == {"points": 2, "mean": 0.005, "p95": 0.0, "max": 0.5}

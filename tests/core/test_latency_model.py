@@ -33,6 +33,7 @@ def profiles(draw: st.DrawFn) -> LatencyProfile:
         mixed_kv_factor=draw(factors),
         pair_ns=draw(prices),
         prompt_kv_ns=draw(prices),
+        prompt_ns=draw(prices),
         row_ns=draw(prices),
     )
 
@@ -50,6 +51,7 @@ def documented_ns(p: LatencyProfile, contexts: list[int], chunks: list[tuple[int
     attention = p.decode_kv_ns * sum(contexts) * (p.mixed_kv_factor if chunks else 1)
     attention += p.pair_ns * sum(size * (start + size / 2) for start, size in chunks)
     attention += p.prompt_kv_ns * sum(start for start, _ in chunks)
+    attention += p.prompt_ns if chunks else 0
     return max(linear + attention + p.row_ns * (len(contexts) + len(chunks)), p.floor_ns)
 
 
@@ -226,7 +228,8 @@ def test_a_marginal_prompt_costs_at_least_its_share_of_a_full_step(
     model: LatencyModel, start: int, size: int
 ) -> None:
     """What `prefill_ns` says is what a step past knee and floor grows by, tiles smoothed out."""
-    p = replace(model.profile, floor_ns=0.0, prompt_kv_ns=0.0, row_ns=0.0, mixed_kv_factor=1.0)
+    p = replace(model.profile, floor_ns=0.0, mixed_kv_factor=1.0)
+    p = replace(p, prompt_kv_ns=0.0, prompt_ns=0.0, row_ns=0.0)
     model = LatencyModel(p)
     full = planned(model, [1] * 400, [])
     before = full.total_ns
