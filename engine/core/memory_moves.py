@@ -9,7 +9,7 @@ over; what a dropped one frees, at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from engine.core.batch import Copy
 from engine.core.executor import Capacity
@@ -58,7 +58,8 @@ class MemoryMoves:
         self._returning_tokens = 0
         self._coming = 0  # blocks that this step's parks free for the next, not promised yet
         self._promised: set[str] = set()  # to whom
-        self.may_displace = True  # False once the first that waits has all it lacks on its way
+        self._may_displace = True
+        self.is_awaited = False  # the first that waits has all it lacks on its way
 
     def begin(self, view: View, limits: StepLimits) -> None:
         """Forget the last step's moves."""
@@ -71,7 +72,7 @@ class MemoryMoves:
         self._parking_tokens = self._returning_tokens = 0
         self._coming = 0
         self._promised.clear()
-        self.may_displace = True
+        self._may_displace, self.is_awaited = True, False
 
     @property
     def view(self) -> View:
@@ -171,44 +172,89 @@ class MemoryMoves:
         Nobody moves unless all that is missing can be freed (law L4), and nobody a second time for
         what is on its way. `prefix` are the blocks that the newcomer will share.
         """
-        if not self.may_displace:
+        if self.is_awaited or not self._may_displace:
             return False
         promised = min(self._coming, max(0, num_missing))
-        victims = self._victims_for(newcomer, frozenset(prefix), num_missing - promised, num_seats)
+        victims = self._fallible(newcomer, prefix, num_missing - promised, num_seats)
         if victims is None:
             return False
+        if promised or any(map(self._prefers_park, victims)):
+            # It can start in the next step only, when others took some of what is free now.
+            wanted = num_missing - promised + self._growth()
+            more = self._fallible(newcomer, prefix, wanted, num_seats)
+            if more is not None:
+                victims = more
+                if not promised and not any(map(self._prefers_park, more)):
+                    victims = self._needed(more, prefix, num_missing, num_seats)
         self._coming -= promised
-        self.may_displace = not promised
+        self.is_awaited = promised > 0
         for victim in victims:
             if self._prefers_park(victim):
                 self._park(victim)
-                self.may_displace = False
+                self.is_awaited = True
             else:
                 self._drop(victim)
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
-        return self.may_displace
+        return not self.is_awaited
 
-    def _victims_for(
-        self, newcomer: Request, prefix: Collection[int], num_missing: int, num_seats: int
+    def end_displacing(self) -> None:
+        """What is planned from now on only fills a step that would be empty."""
+        self._may_displace = self.is_awaited = False
+
+    def _growth(self) -> int:
+        """Return how many blocks others may take before a newcomer is looked at again.
+
+        A decode takes two tokens, of this step and the next; a prompt may end and decode.
+        """
+        kv, queues, count = self._kv, self._queues, 0
+        for request in queues.decoding.values():
+            needed = kv.blocks_for(request.num_computed + 2) - len(kv.block_ids(request))
+            count += max(0, needed)
+        for request in queues.prefilling.values():
+            count += len(kv.block_ids(request)) * kv.block_size == request.num_tokens
+        return count
+
+    def may_follow(self, newcomer: Request) -> bool:
+        """True where all that were dropped in this step might have been so for this newcomer."""
+        rank = self.keep_rank(newcomer)
+        return all(
+            self.keep_rank(victim) > rank and self._policy.may_displace(newcomer, victim, self.view)
+            for victim in self.preempted
+        )
+
+    def _fallible(
+        self, newcomer: Request, prefix: Sequence[int], num_missing: int, num_seats: int
     ) -> list[Request] | None:
         """Return who is to fall, from the back of those who keep; None where it would not do."""
-        rank = self.keep_rank(newcomer)
-        chosen: list[tuple[int, Request]] = []
+        rank, shared = self.keep_rank(newcomer), frozenset(prefix)
+        chosen: list[Request] = []
+        num_freed = 0
         for victim_rank, victim in reversed(self.keepers()):
-            is_enough = num_missing <= 0 and len(chosen) >= num_seats
+            is_enough = num_freed >= num_missing and len(chosen) >= num_seats
             if is_enough or victim_rank <= rank or len(chosen) >= MOST_VICTIMS:
                 break
             if self._can_fall(victim) and self._policy.may_displace(newcomer, victim, self.view):
-                num_freed = self._kv.num_freed_by(victim, prefix)
-                chosen.append((num_freed, victim))
-                num_missing -= num_freed
-        if num_missing > 0 or len(chosen) < num_seats:
+                chosen.append(victim)
+                num_freed += self._kv.num_freed_by(victim, shared)
+        if num_freed < num_missing or len(chosen) < num_seats:
             return None
-        for pair in tuple(chosen):  # one further to the front may have freed enough without it
-            if num_missing + pair[0] <= 0 and len(chosen) > num_seats:
-                chosen.remove(pair)
-                num_missing += pair[0]
-        return [victim for _, victim in chosen]
+        return self._needed(chosen, prefix, num_missing, num_seats)
+
+    def _needed(
+        self, chosen: list[Request], prefix: Sequence[int], num_missing: int, num_seats: int
+    ) -> list[Request]:
+        """Return the chosen without those that the others make needless, the last to keep first."""
+        shared = frozenset(prefix)
+        freed = {victim.id: self._kv.num_freed_by(victim, shared) for victim in chosen}
+        surplus, num_spared = sum(freed.values()) - num_missing, len(chosen) - num_seats
+        needed = []
+        for victim in chosen:
+            if num_spared > 0 and freed[victim.id] <= surplus:
+                surplus -= freed[victim.id]
+                num_spared -= 1
+            else:
+                needed.append(victim)
+        return needed
 
     def _can_fall(self, victim: Request) -> bool:
         """True where it runs, was not started just now, may still fall and frees something."""

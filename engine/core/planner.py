@@ -14,7 +14,7 @@ Memory, in four rules:
 3. A request preempted MAX_PREEMPTIONS times is next started with room for its worst case: it
    never needs a block again and is nobody's victim, so the bound is exact. A request that was
    interrupted at all comes back only when its whole history fits (law L17).
-4. Once a step has preempted, it starts nobody but the one for whom it did.
+4. Once a step has preempted, it starts nobody but those for whom its victims might have fallen.
 5. A parked request comes back with room to go on, and where nothing else could run the first to
    keep comes back unasked: no state of memory stands still (laws L12, L15).
 """
@@ -96,7 +96,7 @@ class Planner:
         for request in self._queues.decoding.values():
             (due if policy.due(request, view) else spare).append(request)
         self._fill(limits, due, spare)
-        moves.may_displace = False
+        moves.end_displacing()
         for limits in FALLBACKS:
             # Work conservation (law L11): no policy's limits may leave the device idle.
             if not (self.decodes or self.prefills):
@@ -190,8 +190,9 @@ class Planner:
         while self._tokens_left > 0 and self._rows_left > 0:
             if len(self.prefills) >= limits.max_prefills:
                 return
-            may_start = may_start and not self.preempted
             head = queues.waiting.head() if may_start else None
+            if head is not None and self.preempted and not self.moves.may_follow(head[1]):
+                head, may_start = None, False
             if under_way and (head is None or under_way[-1][0] < head[0]):
                 self._continue(under_way.pop()[1])
             elif head is not None:
@@ -217,8 +218,11 @@ class Planner:
 
         While others decode, the spare blocks are theirs: a prompt that took them would be the
         next victim. Only the first of all to keep may take everything, and make room (rule 2).
+        Behind a newcomer whose room is on its way nobody takes any.
         """
         kv = self._kv
+        if self.moves.is_awaited:
+            return kv.num_coverable(request, 0) - request.num_computed
         spare = 0
         if self._queues.decoding:
             spare = self._policy.room(request, self._view).spare_blocks

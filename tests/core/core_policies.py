@@ -37,6 +37,7 @@ class HostilePolicy(SchedulingPolicy):
 
     name = "hostile"
     ranks_move = True
+    swaps = True
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -98,6 +99,7 @@ class ForcedParks(SchedulingPolicy):
     """
 
     name = "forced"
+    swaps = True
 
     def __init__(self, inner: SchedulingPolicy, seed: int = 0, one_in: int = 1) -> None:
         self._inner = inner
@@ -145,6 +147,7 @@ class Tiered(SchedulingPolicy):
 
     name = "tiered"
     ranks_move = False
+    swaps = True
 
     def __init__(
         self,

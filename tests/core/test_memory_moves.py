@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from core_orders import make_order, make_world
 from core_policies import Tiered, tiny_model
 from core_world import World
+from hypothesis import event, given
+from hypothesis import strategies as st
 
 from engine.core.memory_moves import MAX_PREEMPTIONS
 from engine.core.policy import Room, StepLimits
@@ -585,5 +589,63 @@ def test_the_claim_of_a_policy_is_made_free_too() -> None:
     # The tenth block is free; four are claimed and two must stay free: five are missing.
     world.submit(premium("p", 4, max_tokens=12))
     assert step(world) == [("a", 1), ("p", 4)]
+    assert sorted(dropped(world)) == ["b", "c"]
+    world.drain()
+
+
+@given(seed=st.integers(0, 2**32))
+def test_memory_inversion_is_bounded(seed: int) -> None:
+    """Law L20, in any state of a crowd of rank 1, copies and starts under way included.
+
+    A newcomer of rank 0 that lacks nothing but what rank 1 holds is looked at when the step under
+    way is over, and runs in the step after: at once where its victims are dropped, one step later
+    where they are carried out, which takes as long as that step. One step more where its first
+    chunk grew meanwhile, because the limit on tokens had cut it and fewer decodes share it now.
+    """
+    rng = random.Random(seed)
+    block_size, max_batch_tokens = rng.choice([1, 2, 4]), rng.choice([16, 64])
+    policy = Tiered()
+    world = make_world(
+        policy,
+        num_blocks=60 // block_size,
+        block_size=block_size,
+        max_model_len=60,
+        max_batch_tokens=max_batch_tokens,
+        num_host_blocks=rng.choice([0, 5, 60]),
+        enable_prefix_cache=False,
+        model=rng.choice([None, tiny_model(), tiny_model(100.0)]),
+    )
+    world.wait(20)
+    names = [str(i) for i in range(8)]
+    for i, name in enumerate(names):
+        world.submit(
+            free(name, rng.randrange(1, 14), max_tokens=rng.randrange(2, 30), arrival_ns=i)
+        )
+    for _ in range(rng.randrange(12)):
+        if world.start() is not None:
+            world.finish()
+    policy.not_due = tuple(name for name in names if rng.random() < 0.2)
+    policy.park = tuple(name for name in names if rng.random() < 0.1)
+    world.submit(premium("p", rng.randrange(1, 40)))
+    steps = 0
+    while True:
+        world.start()
+        if status(world, "p") is Status.RUNNING:
+            break
+        steps += 1
+        world.finish()
+    event(f"steps waited: {steps}")
+    assert steps <= (1 if max_batch_tokens == 64 else 2)
+    world.drain()
+
+
+def test_two_newcomers_displace_in_one_step() -> None:
+    """Once a step has preempted it starts those whom its victims might have fallen for as well."""
+    world = crowded(Tiered())
+    world.submit(premium("p", 12, max_tokens=2))
+    world.submit(premium("q", 12, max_tokens=2))
+    world.submit(free("late", 1, arrival_ns=9))
+    assert step(world) == [("a", 1), ("p", 12), ("q", 12)]
+    assert world.core.snapshot(world.now_ns).free_blocks == 1
     assert sorted(dropped(world)) == ["b", "c"]
     world.drain()
