@@ -1,0 +1,361 @@
+"""The hybrid: SLAI says how long a request can wait, ALISE where it waits and who is worth it.
+
+What it takes from where, and what is its own (docs/scheduling.md tells why, with figures):
+
+* a step has a time budget, not a token budget: a share of the tightest gap between tokens that was
+  promised to anyone decoding, through the latency model (fixed 512 tokens is SLAI's and Sarathi's);
+* a decode is due when it cannot be skipped now and still be on time in the next step (SLAI's last
+  schedulable time, in time instead of mean batches), and pace follows the use of memory;
+* prompts go by class, then by due time; where not all of a class can be on time the dearest are
+  given up, so that the fewest miss (triage.py). A prompt that missed gets a second due time, and
+  behind them all the rest wait, shortest first with ageing;
+* memory goes by class, then to whoever is nearest its end by ALISE's predicted lengths; a class
+  ahead may displace one behind;
+* whoever can be away without breaking its promise is parked when a prompt that can still be on time
+  needs the room, and comes back in time (patience.py).
+
+Time is the only thing it learns of the device, through the latency model; it has no tiers by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.core.latency_model import LatencyModel, StepCost
+from engine.core.length_predictor import remaining_tokens
+from engine.core.policies.patience import absence_ns, due_ns
+from engine.core.policies.triage import Job, give_up
+from engine.core.policy import (
+    NO_LIMIT,
+    NO_TRAFFIC,
+    Rank,
+    Room,
+    SchedulingPolicy,
+    StepLimits,
+    Traffic,
+    View,
+)
+from engine.core.request import Request, Status, TbtMode
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+UNKNOWN_LENGTH = 256.0
+
+# Requests looked at per step, so that its cost stays bounded however many wait or are parked.
+MOST_JOBS = 256
+MOST_BACK = 4
+
+# Where a request stands with its first token: `note` holds its due time and one of these.
+FIRST, SECOND, LOST = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class HybridOptions:
+    """Constants of the hybrid, and its ablations: a switch turned to 0 takes one idea out.
+
+    `step_share` of the tightest TBT is a step's time, `max_step_ms` its most. `pace_low` and
+    `pace_high` are shares of device blocks in use: up to the first decodes wait until they are
+    due, from the second on all run. `reserve` of the blocks is kept for the first class, `growth`
+    for decodes. `second_s` after its arrival a prompt that missed is due again; it counts
+    `second_weight` times as dear as others. `decode_weight` of its predicted decoding belongs to
+    what a prompt costs. `ageing` is how many times its own length a lost prompt may be overtaken.
+    One start in `oldest_every` goes to the oldest of the lost. Pauses last at most `pause_s` and
+    at least `least_pause_s`; parked ones come back early below `back_use` of the blocks.
+    """
+
+    step_share: float = 0.94
+    max_step_ms: float = 200.0
+    pace_low: float = 0.5
+    pace_high: float = 0.8
+    reserve: float = 0.02
+    growth: float = 0.01
+    second_s: float = 22.0
+    second_weight: float = 2.0
+    decode_weight: float = 0.5
+    ageing: float = 20.0
+    pause_s: float = 20.0
+    least_pause_s: float = 4.0
+    back_use: float = 0.75
+    link_share: float = 0.8
+    # Switches
+    time_budget: float = 1.0
+    defer: float = 1.0
+    memory_pace: float = 1.0
+    deadlines: float = 1.0
+    triage: float = 1.0
+    displace: float = 1.0
+    park: float = 1.0
+    predict: float = 1.0
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"hybrid: {spec.name} must be a number of at least 0")
+        if not 0 < self.step_share <= 1 or self.max_step_ms <= 0:
+            raise ValueError("hybrid: step_share must be above 0, at most 1; max_step_ms above 0")
+        if self.pace_low > self.pace_high or self.reserve + self.growth > 0.5:
+            raise ValueError(
+                "hybrid: pace_low must not exceed pace_high, nor reserve and growth half the pool"
+            )
+
+
+class Hybrid(SchedulingPolicy):
+    """See the module's text; `model` is the one that the engine corrects."""
+
+    name = "hybrid"
+    ranks_move = True
+
+    def __init__(self, model: LatencyModel, options: HybridOptions | None = None) -> None:
+        self._model = model
+        self._options = options or HybridOptions()
+        self._second_ns = int(self._options.second_s * NS_PER_S)
+        self._pause_ns = int(self._options.pause_s * NS_PER_S)
+        self._least_pause_ns = int(self._options.least_pause_s * NS_PER_S)
+        # Requests without a first token that are not lost, and those among them given up for now.
+        self._open: dict[str, Request] = {}
+        self._given_up: set[str] = set()
+        self._back_at_ns: dict[str, int] = {}  # of parked requests
+        # The present, read once per step in `limits`.
+        self._step_ns = 0
+        self._pace = 1.0
+        self._first_open_rank = NO_LIMIT
+        self._wanted_blocks = 0
+
+    @property
+    def swaps(self) -> bool:
+        """True unless the switch is off."""
+        return bool(self._options.park)
+
+    # One step
+
+    def limits(self, view: View) -> StepLimits:
+        """The time budget; whatever the other answers need of the present is read here, once."""
+        options = self._options
+        self._step_ns = self._budget_ns(view)
+        self._pace = self._pace_at(view.device_use)
+        self._first_open_rank, self._wanted_blocks = NO_LIMIT, 0
+        self._given_up.clear()
+        if self._open:
+            self._triage(view)
+        link_ns = max(
+            self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
+        )
+        copies = int(self._step_ns * options.link_share / link_ns) if link_ns else NO_LIMIT
+        if not options.time_budget:
+            return StepLimits(max_tokens=512, max_copy_tokens=copies)
+        return StepLimits(max_step_ns=self._step_ns, max_copy_tokens=copies)
+
+    def _budget_ns(self, view: View) -> int:
+        """A share of the tightest promise among the decodes, and never less than two bare steps.
+
+        Without the floor a promise that the device cannot keep would leave no time for prompts.
+        """
+        options = self._options
+        most = int(options.max_step_ms * NS_PER_MS)
+        tightest = most
+        for request in view.decoding:
+            slo = request.order.slo
+            if slo.tbt_ns < tightest and (
+                slo.tbt_mode is TbtMode.GAP or due_ns(request) - view.now_ns < 2 * most
+            ):
+                tightest = slo.tbt_ns
+        if tightest == most:
+            return most
+        bare = StepCost(self._model)
+        bare.add_decodes(1, 0)
+        return int(max(tightest * options.step_share, 2 * bare.total_ns))
+
+    def _pace_at(self, use: float) -> float:
+        """Return the share of its slack that a decode may use up: 1 with free memory, 0 without."""
+        options = self._options
+        if not options.defer:
+            return 0.0
+        if not options.memory_pace:
+            return 1.0
+        span = options.pace_high - options.pace_low
+        if span <= 0:
+            return 1.0 if use < options.pace_low else 0.0
+        return min(1.0, max(0.0, (options.pace_high - use) / span))
+
+    def due(self, request: Request, view: View) -> bool:
+        """It cannot be skipped and still be on time in the next step; sooner as memory fills.
+
+        Beside an open prompt of a class ahead, memory has no say: that prompt has the first claim.
+        """
+        last_ns = request.last_token_ns
+        if last_ns is None:
+            return True
+        pace = self._pace
+        if request.order.slo.rank > self._first_open_rank and self._options.defer:
+            pace = 1.0
+        if pace <= 0.0:
+            return True
+        slack_ns = due_ns(request) - last_ns
+        return view.now_ns + 2 * self._step_ns > last_ns + pace * slack_ns
+
+    # Prompts
+
+    def prefill_rank(self, request: Request, view: View) -> Rank:
+        """Class; then who can be on time, by due time; then the rest, aged shortest first."""
+        order = request.order
+        rank, arrival_ns = order.slo.rank, order.arrival_ns
+        if not self._options.deadlines:
+            return (rank, 0, arrival_ns, arrival_ns, request.id)
+        if request.first_token_ns is not None:  # it lost its context on the way
+            return (rank, 0, due_ns(request), arrival_ns, request.id)
+        if not request.note:
+            due = order.slo.first_token_due_ns(arrival_ns, request.num_prompt_tokens)
+            request.note = (due, FIRST)
+            self._open[request.id] = request
+        due, stage = request.note
+        if stage == LOST or request.id in self._given_up:
+            length_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
+            aged_ns = arrival_ns + int(self._options.ageing * length_ns)
+            return (rank, 1, aged_ns, arrival_ns, request.id)
+        return (rank, 0, due, arrival_ns, request.id)
+
+    def _triage(self, view: View) -> None:
+        """Decide who of the open prompts is given up, class by class, and what the rest needs."""
+        speed = self._prompt_speed(view)
+        jobs: dict[int, list[Job]] = {}
+        for request in self._still_open(view.now_ns, speed):
+            jobs.setdefault(request.order.slo.rank, []).append(self._job(request, speed))
+        if not jobs:
+            return
+        ranks = sorted(jobs)
+        self._first_open_rank = ranks[0]
+        at_ns: float = view.now_ns
+        soon_ns = view.now_ns + 2 * self._step_ns
+        for rank in ranks:
+            in_turn = sorted(jobs[rank], key=lambda job: (job.due_ns, job.id))[:MOST_JOBS]
+            if self._options.triage:
+                self._given_up |= give_up(in_turn, at_ns)
+            for job in in_turn:
+                if job.id in self._given_up:
+                    continue
+                if not job.is_fixed and at_ns < soon_ns:
+                    tokens = self._open[job.id].num_prompt_tokens
+                    self._wanted_blocks += tokens // view.capacity.block_size + 1
+                at_ns += job.length_ns
+
+    def _still_open(self, now_ns: int, speed: float) -> Iterator[Request]:
+        """Yield the open requests, and move those that cannot be on time to their next stage."""
+        closed = []
+        for request in self._open.values():
+            if request.first_token_ns is not None or request.status is Status.FINISHED:
+                closed.append(request.id)
+                continue
+            due, stage = request.note
+            left_ns = self._left_ns(request) / speed
+            second_ns = request.order.arrival_ns + self._second_ns
+            if now_ns + left_ns > due and stage == FIRST and now_ns + left_ns <= second_ns:
+                request.note = (second_ns, SECOND)
+            elif now_ns + left_ns > due:
+                request.note = (due, LOST)
+                closed.append(request.id)
+                continue
+            yield request
+        for request_id in closed:
+            del self._open[request_id]
+
+    def _left_ns(self, request: Request) -> float:
+        """Return what is left to compute of a prompt, in the device's own time."""
+        done = request.num_computed
+        return self._model.prefill_ns(done, request.num_prompt_tokens - done)
+
+    def _job(self, request: Request, speed: float) -> Job:
+        due, stage = request.note
+        length_ns = self._left_ns(request) / speed
+        output = self._predicted(request)
+        decode_ns = output * self._model.decode_ns(request.num_prompt_tokens + output / 2)
+        weight = length_ns + self._options.decode_weight * decode_ns
+        if stage == SECOND:
+            weight *= self._options.second_weight
+        return Job(request.id, due, length_ns, weight, is_fixed=request.num_computed > 0)
+
+    def _prompt_speed(self, view: View) -> float:
+        """Return the share of a full step that decodes leave to prompts, as paced now."""
+        profile, step_ns = self._model.profile, self._step_ns
+        used = profile.base_ns - profile.knee_token_ns * profile.knee_tokens
+        for request in view.decoding:
+            slack_ns = max(step_ns, self._pace * request.order.slo.tbt_ns)
+            used += self._model.decode_ns(request.num_computed) * step_ns / slack_ns
+        return max(0.15, 1.0 - used / step_ns)
+
+    # Memory
+
+    def keep_rank(self, request: Request, view: View) -> Rank:
+        """Class, then whoever is nearest its end: it gives its memory back soonest."""
+        order = request.order
+        left = self._remaining(request) if self._options.predict else 0.0
+        return (order.slo.rank, left, order.arrival_ns, request.id)
+
+    def _predicted(self, request: Request) -> float:
+        known = request.estimate if self._options.predict else None
+        return UNKNOWN_LENGTH if known is None else known.middle
+
+    def _remaining(self, request: Request) -> float:
+        most = request.order.sampling.max_tokens
+        return remaining_tokens(self._predicted(request), len(request.output), most)
+
+    def _spare_blocks(self, rank: int, view: View) -> int:
+        """Return the blocks that a newcomer of this class must leave free."""
+        share = self._options.growth + (self._options.reserve if rank > 0 else 0.0)
+        return math.ceil(view.capacity.num_blocks * share)
+
+    def room(self, request: Request, view: View) -> Room:
+        """All of its tokens; classes behind the first leave it the last blocks."""
+        spare = self._spare_blocks(request.order.slo.rank, view)
+        return Room(claim_tokens=request.num_tokens, spare_blocks=spare)
+
+    def may_displace(self, newcomer: Request, victim: Request, view: View) -> bool:
+        """A class ahead may push one behind off the device."""
+        is_ahead = newcomer.order.slo.rank < victim.order.slo.rank
+        return bool(self._options.displace) and is_ahead
+
+    # Parking
+
+    def traffic(self, view: View) -> Traffic:
+        """Park for prompts that can be on time; bring back who must return, or who may."""
+        if not view.parked and not self._wanted_blocks:
+            return NO_TRAFFIC
+        parked = sorted(view.parked, key=lambda r: (self._back_at_ns.get(r.id, 0), r.id))
+        if len(self._back_at_ns) > 2 * len(parked) + MOST_JOBS:
+            self._back_at_ns = {r.id: self._back_at_ns.get(r.id, 0) for r in parked}
+        is_calm = not (self._wanted_blocks or self._given_up)
+        if is_calm and view.device_use < self._options.back_use:
+            back = parked[:MOST_BACK]
+        else:
+            soon_ns = view.now_ns + self._step_ns
+            back = [r for r in parked[:MOST_BACK] if self._back_at_ns.get(r.id, 0) <= soon_ns]
+        size = view.capacity.block_size
+        wanted = self._wanted_blocks + sum(r.num_tokens // size + 2 for r in back)
+        wanted -= view.free_blocks - self._spare_blocks(1, view)
+        return (
+            Traffic(park=self._to_park(wanted, view), back=back)
+            if wanted > 0
+            else Traffic(back=back)
+        )
+
+    def _to_park(self, wanted: int, view: View) -> list[Request]:
+        """Choose who leaves: the longest to go of those that may be away for long enough."""
+        away = []
+        for request in view.decoding:
+            if request.order.slo.rank == 0 and request.order.slo.tbt_mode is TbtMode.GAP:
+                continue  # the first class is not paused on the strength of what it may miss
+            absence = absence_ns(request, view.now_ns, self._pause_ns)
+            if absence >= self._least_pause_ns:
+                away.append((self._remaining(request), request.id, request, absence))
+        away.sort(reverse=True)
+        chosen = []
+        for _, _, request, absence in away:
+            if wanted <= 0:
+                break
+            chosen.append(request)
+            self._back_at_ns[request.id] = view.now_ns + absence
+            wanted -= request.num_computed // view.capacity.block_size + 1
+        return chosen
