@@ -174,6 +174,11 @@ class Settings(BaseSettings):
         "auto", description="Number format of weights and KV cache."
     )
     policy: str = Field("sarathi", min_length=1, description="Scheduling policy, by name.")
+    latency_profile: str = Field(
+        "builtin-cpu",
+        min_length=1,
+        description="What steps cost: a profile's name, or a file that `tiergate profile` wrote.",
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the engine; unset: one per physical core."
     )

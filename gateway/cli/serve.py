@@ -64,6 +64,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         device=settings.device,
         dtype=settings.dtype,
         policy=settings.policy,
+        latency_profile=settings.latency_profile,
         threads=settings.threads,
         max_batch_tokens=settings.max_batch_tokens,
         max_model_len=settings.max_model_len,

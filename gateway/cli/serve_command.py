@@ -15,6 +15,10 @@ Model = Annotated[
 Device = Annotated[Text, flag("device", "auto, cpu, cuda or cuda:N; default auto.", "DEVICE")]
 Dtype = Annotated[Text, flag("dtype", "auto, float32, bfloat16 or float16; default auto.", "DTYPE")]
 Policy = Annotated[Text, flag("policy", "Scheduling policy; default sarathi.", "NAME")]
+LatencyProfile = Annotated[
+    Text,
+    flag("latency-profile", "Name, or file of `tiergate profile`; default builtin-cpu.", "P"),
+]
 Threads = Annotated[Text, flag("threads", "CPU threads; default: one per core.", "N")]
 MaxRunning = Annotated[Text, flag("max-running", "Most requests in a step; default 64.", "N")]
 MaxBatchTokens = Annotated[
@@ -46,6 +50,7 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     policy: Policy = None,
+    latency_profile: LatencyProfile = None,
     threads: Threads = None,
     max_running: MaxRunning = None,
     max_batch_tokens: MaxBatchTokens = None,
@@ -76,6 +81,7 @@ def serve(
         device=device,
         dtype=dtype,
         policy=policy,
+        latency_profile=latency_profile,
         threads=threads,
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,

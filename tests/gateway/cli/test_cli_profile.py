@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from engine.core.errors import ModelLoadError
 from engine.core.latency_profile import LatencyProfile, load_profile
+from engine.serving.build import build_engine
 from engine.serving.config import EngineConfig
 from gateway.cli.profile import default_name, machine, show
+from gateway.cli.serve import engine_config
+from gateway.settings import Settings
 
 FIT: dict[str, Any] = {
     "error": {
@@ -106,3 +110,12 @@ def test_errors_and_prices_are_printed(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[1].split() == ["decode", "12", "1.0%", "2.0%", "3.4%"]
     assert lines[-2].split() == ["2500", "a", "step"]
     assert lines[-1].split() == ["20", "a", "token"]
+
+
+def test_the_engine_of_serve_is_told_its_profile(home: Path) -> None:
+    """What was measured reaches the scheduler; a file that is none is refused in one line."""
+    assert engine_config(Settings.load()).latency_profile == "builtin-cpu"
+    config = engine_config(Settings.load(latency_profile="no-such.json"))
+    with pytest.raises(ModelLoadError, match=r"no-such\.json: No such file") as caught:
+        build_engine(config, lambda stage, fraction: None)
+    assert "\n" not in str(caught.value)
