@@ -1,11 +1,13 @@
-"""Tables of requests: found prefixes, growth, fences, and whose blocks are whose."""
+"""Tables of requests: found prefixes, growth, fences, parking, and whose blocks are whose."""
 
 from __future__ import annotations
 
+import pytest
 from core_orders import make_order
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.core.batch import Copy
 from engine.core.kv_cache_manager import KVCacheManager
 from engine.core.request import Request
 
@@ -16,8 +18,15 @@ def make_request(name: str, prompt: tuple[int, ...], *, salt: str = "") -> Reque
     return Request(make_order(name, prompt, salt=salt, max_tokens=50), now_ns=0)
 
 
-def make_kv(num_blocks: int = 20, *, enable_prefix_cache: bool = True) -> KVCacheManager:
-    return KVCacheManager(num_blocks, SIZE, enable_prefix_cache=enable_prefix_cache)
+def make_kv(
+    num_blocks: int = 20, *, enable_prefix_cache: bool = True, num_host_blocks: int = 0
+) -> KVCacheManager:
+    return KVCacheManager(
+        num_blocks,
+        SIZE,
+        enable_prefix_cache=enable_prefix_cache,
+        num_host_blocks=num_host_blocks,
+    )
 
 
 def admit(kv: KVCacheManager, request: Request, *, computed: int | None = None) -> None:
@@ -197,3 +206,152 @@ def test_a_digest_does_not_depend_on_how_the_tokens_came(
         if grow or count == len(tokens):
             kv.publish(request)
     assert find(kv, "b", (*tokens, 0), salt=salt) == len(tokens) // SIZE * SIZE
+
+
+# Parking
+
+
+def parked(kv: KVCacheManager, request: Request) -> Copy:
+    """Park a request whose prompt is computed, and end the step that carries it."""
+    copy = kv.park(request)
+    kv.lift_fence()
+    return copy
+
+
+def test_parking_gives_up_the_device_once_the_copy_is_over() -> None:
+    """Law L5: both sides belong to the copy, block by block in order, until the step ends."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    assert kv.grow(request, 16)  # a block more than the context fills
+    table = kv.block_ids(request)
+    assert kv.can_park(request)
+    copy = kv.park(request)
+    assert copy.block_ids == table[:3]  # only what is computed is carried
+    assert len(copy.host_block_ids) == 3
+    assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (1, 1, 4)
+    assert kv.block_ids(request) == ()
+    kv.check_integrity([request], [copy.block_ids], [copy.host_block_ids])
+    kv.lift_fence()
+    assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (5, 1, 0)
+    kv.check_integrity([request], [])
+
+
+def test_a_return_takes_new_blocks_and_then_frees_the_host() -> None:
+    """The very host blocks come back, into a table with the room that was asked for."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    out = parked(kv, request)
+    back = kv.bring_back(request, 14)
+    assert back is not None
+    assert back.host_block_ids == out.host_block_ids
+    assert back.block_ids == kv.block_ids(request)[:3]
+    assert (len(kv.block_ids(request)), kv.num_free, kv.num_free_host) == (4, 1, 1)
+    kv.check_integrity([request], [back.block_ids], [back.host_block_ids])
+    kv.has_returned(request)
+    assert kv.num_free_host == 4
+    kv.check_integrity([request], [])
+    request.num_computed = 11
+    request.output = [7]
+    kv.publish(request)
+    assert find(kv, "b", PROMPT[:10]) == 8  # its prefix is findable again
+
+
+def test_a_return_without_room_changes_nothing() -> None:
+    """Law L4: no block is taken, the host keeps the context."""
+    kv = make_kv(num_blocks=4, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    parked(kv, request)
+    other = make_request("other", (9,) * 5)
+    admit(kv, other)
+    assert kv.bring_back(request, 12) is None
+    assert (kv.num_free, kv.num_free_host, kv.block_ids(request)) == (2, 1, ())
+    kv.check_integrity([request, other], [])
+
+
+def test_a_return_that_failed_can_be_made_again() -> None:
+    """Law L33: the device's side is dropped, the host's is as good as before."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    out = parked(kv, request)
+    assert kv.bring_back(request, 14) is not None
+    kv.has_failed_to_return(request)
+    assert (kv.num_free, kv.num_free_host) == (5, 1)
+    kv.check_integrity([request], [])
+    again = kv.bring_back(request, 14)
+    assert again is not None
+    assert again.host_block_ids == out.host_block_ids
+
+
+def test_a_park_that_failed_gives_both_sides_back() -> None:
+    """Law L33: what reached the host is not to be trusted, so it is computed again."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    parked(kv, request)
+    kv.release(request)
+    request.num_computed = 0
+    assert (kv.num_free, kv.num_free_host) == (5, 4)
+    kv.check_integrity([request], [])
+
+
+def test_only_what_the_host_has_room_for_can_be_parked() -> None:
+    """Law L34: nothing computed, or more than is free there, is a no and not an error."""
+    kv = make_kv(num_host_blocks=2)
+    first = make_request("first", PROMPT[:8])
+    admit(kv, first)
+    long = make_request("long", PROMPT)
+    admit(kv, long)
+    empty = make_request("empty", (5, 5))
+    admit(kv, empty, computed=0)
+    assert kv.can_park(first)
+    assert not kv.can_park(long)
+    assert not kv.can_park(empty)
+    kv.park(first)
+    assert kv.num_free_host == 0
+    last = make_request("last", (6, 6))
+    admit(kv, last)
+    assert not kv.can_park(last)
+    assert not make_kv().num_free_host
+
+
+def test_a_parked_prefix_stays_with_those_who_share_it() -> None:
+    """Parking takes one owner away; what only it owned is free, and stays findable until reused."""
+    kv = make_kv(num_blocks=6, num_host_blocks=4)
+    request = make_request("a", PROMPT)
+    admit(kv, request)
+    sharer = make_request("b", (*PROMPT[:8], 9, 9))
+    admit(kv, sharer)
+    assert kv.block_ids(sharer)[:2] == kv.block_ids(request)[:2]
+    assert kv.num_freed_by(request) == 1
+    assert kv.num_freed_by(request, kv.block_ids(request)[2:]) == 0
+    parked(kv, request)
+    assert kv.num_free == 3
+    assert kv.num_freed_by(sharer) == 3
+    assert find(kv, "c", (*PROMPT, 0)) == 12
+    kv.check_integrity([request, sharer], [])
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize("state", ["parking", "parked", "returning"])
+def test_whoever_leaves_on_the_way_gives_both_sides_back(state: str, fenced: bool) -> None:
+    """Laws L5 and L7: at once, or when the step that carries it is over."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    kv.park(request)
+    if state != "parking":
+        kv.lift_fence()
+    if state == "returning":
+        assert kv.bring_back(request, 14) is not None
+    kv.forget(request, fenced=fenced)
+    if fenced or state == "parking":
+        held = {"parking": 3, "parked": 0, "returning": 4}[state]
+        assert kv.num_free == 5 - held
+        assert kv.num_free_host == (1 if fenced else 4)
+        kv.lift_fence()
+    assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (5, 4, 0)
+    kv.check_integrity([], [])

@@ -461,3 +461,33 @@ def test_preempted_requests_come_back_to_a_full_queue() -> None:
     world.submit(make_order("waits", 7, max_tokens=8))
     world.drain()
     assert len(world.ended) == 3
+
+
+def test_a_flood_of_one_tier_refuses_nobody_of_another() -> None:
+    """Laws L39 and F10: each tier has both bounds to itself, and is told of its own queue."""
+    world = make_world(config=CoreConfig(max_waiting_requests=2, max_waiting_prompt_tokens=50))
+    for name in "abcd":
+        world.submit(make_order(name, 20, tier="free"))
+    assert world.refused == ["queue_full"] * 2
+    assert world.submit(make_order("e", 30, tier="premium"))
+    assert not world.submit(make_order("f", 21, tier="premium"))
+    assert world.submit(make_order("g", 20, tier="premium"))
+    assert not world.submit(make_order("h", 1, tier="premium"))
+    assert world.core.snapshot(world.now_ns).waiting_by_tier == (("free", 2), ("premium", 2))
+    world.drain()
+
+
+def test_a_tier_that_is_served_has_its_places_back() -> None:
+    """Starts, aborts and ends count for the tier that they belong to."""
+    world = make_world(config=CoreConfig(max_waiting_requests=1), max_batch_requests=1)
+    assert world.submit(make_order("a", tier="free"))
+    assert world.submit(make_order("b", tier="premium"))
+    assert not world.submit(make_order("c", tier="free"))
+    step(world)
+    assert world.submit(make_order("d", tier="free"))
+    assert not world.submit(make_order("e", tier="premium"))
+    world.abort("d")
+    assert world.submit(make_order("f", tier="free"))
+    world.abort("b")
+    assert world.submit(make_order("g", tier="premium"))
+    world.drain()
