@@ -1,8 +1,8 @@
 """Who makes room for whom in one step, and who travels between device and host.
 
 It knows ranks, blocks and prices, and nothing of tokens. A victim ranks strictly behind the one it
-makes room for, and frees something (laws L14, L16). It is parked where the host has room and the
-link is cheaper than computing its context again, else dropped to be recomputed; a full host is an
+makes room for, and frees something (laws L14, L16). It is parked where the policy swaps, the host
+has room and the link is cheaper than computing its context again, else dropped to be recomputed; a full host is an
 everyday case (law L34). What a parked victim frees can be used in the next step, when its copy is
 over; what a dropped one frees, at once.
 """
@@ -116,12 +116,28 @@ class MemoryMoves:
         if self.returns and tokens > self._limits.max_copy_tokens:
             return True  # the link is busy: it comes in a later step, and room is not the reason
         positions = min(request.num_tokens + self._kv.block_size, request.max_num_tokens)
+        num_left = self._kv.num_free - self._kv.blocks_for(positions)
+        if num_left < self._num_kept_for_head(request):
+            return False
         copy = self._kv.bring_back(request, positions)
         if copy is None:
             return False
         self._returning_tokens = tokens
         self.returns.append(copy)
         return True
+
+    def _num_kept_for_head(self, request: Request) -> int:
+        """Return the blocks that a return leaves to the first of the waiting (law L20).
+
+        Room is made for it step by step: whom it could displace must not take that room back.
+        """
+        head = self._queues.waiting.head()
+        if head is None or self.keep_rank(head[1]) > self.keep_rank(request):
+            return 0
+        if not self._policy.may_displace(head[1], request, self.view):
+            return 0
+        spare = self._policy.room(head[1], self.view).spare_blocks
+        return self._kv.blocks_for(head[1].num_tokens) + spare
 
     def _may_park(self, request: Request) -> bool:
         """True where parking is possible, frees something, fits the link and leaves a survivor."""
@@ -267,7 +283,7 @@ class MemoryMoves:
 
     def _prefers_park(self, victim: Request) -> bool:
         """True where carrying the context costs the link less than computing it again costs us."""
-        if self._model is None or not self._may_park(victim):
+        if self._model is None or not self._policy.swaps or not self._may_park(victim):
             return False
         tokens = victim.num_computed
         return self._model.park_ns(tokens) < self._model.prefill_ns(0, tokens)

@@ -89,7 +89,7 @@ class Planner:
             waiting.refresh(self._prefill_rank)
         limits = policy.limits(view)
         moves.begin(view, limits)
-        if self._capacity.num_host_blocks:
+        if self._capacity.num_host_blocks and policy.swaps:
             moves.carry()
         due: list[Request] = []
         spare: list[Request] = []

@@ -124,6 +124,11 @@ class SchedulingPolicy(Protocol):
         """
         ...
 
+    @property
+    def swaps(self) -> bool:
+        """True where a victim may be parked, and `traffic` brings it back. No: it is recomputed."""
+        return False
+
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Which prompt next? Asked of waiting requests and, every step, of those under way."""
         ...
@@ -157,7 +162,7 @@ class SchedulingPolicy(Protocol):
     def traffic(self, view: View) -> Traffic:
         """Whom to park and whom to bring back, beyond what lack of memory forces? Nobody.
 
-        Asked in every step of an engine that has host blocks. Where no decode and no prompt can
+        Asked in every step of a policy that swaps on an engine that has host blocks. Where no decode and no prompt can
         run, the first of the parked to keep comes back unasked.
         """
         return NO_TRAFFIC

@@ -271,6 +271,7 @@ class Scheduler:
         event carries the id, and the reader leaves it out of the text.
         """
         request.add_token(token.token_id, now_ns)
+        request.fault_count = 0  # it got past the place where its steps failed
         sampling = request.order.sampling
         reason: FinishReason | None = None
         if token.token_id in sampling.stop_token_ids and len(request.output) > sampling.min_tokens:

@@ -219,6 +219,7 @@ class World:
             truth = self.live[event.request_id]  # an event after the end would find nobody
             assert event.at_ns == self.now_ns
             if event.token_id is not None:
+                self.faults.pop(id(truth), None)  # only faults in a row count
                 truth.output.append(event.token_id)
                 truth.token_times.append(event.at_ns)
                 expected = truth.expected[: len(truth.output)]
