@@ -25,7 +25,6 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.core.stats import RequestStats
 from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
+from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
 from engine.serving.profiling import TOKEN_IDS, make_profile, measure, read_to_the_end
 from engine.sim.point import PointSpec, Scene, run_point
@@ -138,30 +138,6 @@ async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag
     return figures(spans)
 
 
-class OthersMeter:
-    """How many cores were busy with processes that are not ours, from start to `stop`."""
-
-    def __init__(self, pids: Sequence[int]) -> None:
-        self._pids = pids
-        self._began = (time.perf_counter(), *self._busy_s())
-
-    def stop(self) -> float:
-        wall, everyone, ours = self._began
-        now_everyone, now_ours = self._busy_s()
-        busy_s = now_everyone - everyone - (now_ours - ours)
-        return max(0.0, round(busy_s / (time.perf_counter() - wall), 2))
-
-    def _busy_s(self) -> tuple[float, float]:
-        tick = os.sysconf("SC_CLK_TCK")
-        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-        everyone = sum(int(fields[i]) for i in (0, 1, 2, 5, 6)) / tick
-        ours = 0.0
-        for pid in self._pids:
-            own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ours += sum(map(int, own[11:13])) / tick
-        return everyone, ours
-
-
 def measured_profile(config: EngineConfig) -> LatencyProfile:
     told = asyncio.run(measure(config, lambda stage, fraction: None))
     return make_profile(told, "measured", machine(config))
@@ -194,9 +170,9 @@ async def compare(
             for regime, rate in rates.items():
                 requests = workload(spec, rows, rate, seed, seconds)
                 told = replace(spec, rate=rate, seed=seed, requests=len(requests))
-                meter = OthersMeter(pids)
+                meter = NeighbourMeter(pids)
                 real = await run_for_real(engine, requests, f"{regime}-{seed}")
-                others = meter.stop()
+                others = round(meter.cores() or 0.0, 2)
                 simulated = simulate(told, rows)
                 runs[regime].append(
                     {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ from engine.core.latency_profile import LatencyProfile
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.serving.client import EngineClient, EngineInfo, TokenStream
 from engine.serving.config import EngineConfig
+from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
 
 RECORDER = "engine.model.profiler:make"
@@ -89,7 +91,8 @@ class Measured:
     """What an engine showed: its steps, and what it said of itself.
 
     `loop_share` is the median share of a step in which the executor was not computing;
-    `facts` are bytes of KV a token, and the link's prices.
+    `facts` are bytes of KV a token, and the link's prices; `neighbours` is how many cores others
+    kept busy meanwhile, where that is known.
     """
 
     info: EngineInfo
@@ -98,6 +101,7 @@ class Measured:
     loop_share: float
     num_steps: int
     rounds: float
+    neighbours: float | None = None
 
 
 def make_plan(info: EngineInfo, *, quick: bool = False) -> Plan:
@@ -162,13 +166,15 @@ async def measure(
             assert engine.info is not None
             info, chosen = engine.info, plan or make_plan(engine.info, quick=quick)
             driver = Driver(engine, info, clock or MonotonicClock())
+            meter = NeighbourMeter((os.getpid(), info.pid))
             windows = await driver.run(chosen, progress)
+            neighbours = meter.cores()
         finally:
             await engine.close()
         with path.open(encoding="utf-8") as lines:
             facts: dict[str, float] = json.loads(next(lines))
             steps = [StepRecord(*json.loads(line)) for line in lines if line.endswith("\n")]
-    return summarise(info, facts, steps, windows)
+    return replace(summarise(info, facts, steps, windows), neighbours=neighbours)
 
 
 class Driver:
@@ -369,6 +375,9 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "rounds": round(measured.rounds, 1),
         "error": {regime: error.as_dict() for regime, error in errors.items()},
         "loop_share": round(measured.loop_share, 3),
+        "busy_neighbour_cores": (
+            None if measured.neighbours is None else round(measured.neighbours, 2)
+        ),
         "assumed": [
             "the machine is as busy as when it was measured, with one reader for all streams",
             "tokens are drawn at temperature 1 without filters",

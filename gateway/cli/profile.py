@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from engine.serving.config import EngineConfig
     from gateway.settings import Settings
 
+BUSY_CORES = 0.2  # beyond these, what was measured is the neighbours' doing as well
+
 
 def profile(
     model: Annotated[
@@ -63,6 +65,9 @@ def profile(
         except OutputError as error:
             raise CommandError(str(error)) from None
     show(found)
+    busy = found.fit["busy_neighbour_cores"]
+    if busy is not None and busy > BUSY_CORES:
+        note(f"others kept {busy:.1f} cores busy: this is the profile of a busy machine")
     note(f"written to {path}")
 
 

@@ -76,6 +76,7 @@ async def test_rows_decode_together_behind_their_contexts() -> None:
     assert together.ns > 0
     assert 0 <= found.loop_share <= 1
     assert found.facts["kv_bytes_per_token"] == 64
+    assert found.neighbours is None or found.neighbours >= 0
 
 
 async def test_prompts_come_alone_in_the_sizes_and_behind_the_starts_asked_for() -> None:
@@ -195,7 +196,9 @@ def test_the_profile_says_what_was_measured_and_how_well_it_holds() -> None:
         "link_out_ns_per_token": 12.3456,
         "link_in_ns_per_token": 9.0,
     }
-    made = make_profile(Measured(INFO, observations, facts, 0.05, 400, 3.0), "mine", "two cores")
+    made = make_profile(
+        Measured(INFO, observations, facts, 0.05, 400, 3.0, 0.123), "mine", "two cores"
+    )
     assert (made.name, made.num_kv_tokens, made.max_batch_requests) == ("mine", 131_072, 64)
     assert made.base_ns == pytest.approx(1e6, rel=0.01)
     assert made.token_ns == pytest.approx(2e4, rel=0.01)
@@ -203,4 +206,5 @@ def test_the_profile_says_what_was_measured_and_how_well_it_holds() -> None:
     assert set(made.fit["error"]) == {"decode", "prefill", "mixed"}
     assert all(error["max"] < 0.01 for error in made.fit["error"].values())
     assert "two cores" in made.fit["source"]
+    assert made.fit["busy_neighbour_cores"] == 0.12
     assert parse_profile(dump_profile(made), "mine.json") == made
