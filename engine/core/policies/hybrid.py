@@ -62,7 +62,7 @@ class HybridOptions:
     for decodes. `second_s` after its arrival a prompt that missed is due again; it counts
     `second_weight` times as dear as others. `decode_weight` of its predicted decoding belongs to
     what a prompt costs. `ageing` is how many times its own length a lost prompt may be overtaken.
-    One start in `oldest_every` goes to the oldest of the lost. Pauses last at most `pause_s` and
+    One start in `oldest_every` goes to the oldest of the lost once it waited for `oldest_s`. Pauses last at most `pause_s` and
     at least `least_pause_s`; parked ones come back early below `back_use` of the blocks.
     """
 
@@ -76,6 +76,8 @@ class HybridOptions:
     second_weight: float = 2.0
     decode_weight: float = 0.5
     ageing: float = 20.0
+    oldest_every: float = 100.0
+    oldest_s: float = 60.0
     pause_s: float = 20.0
     least_pause_s: float = 4.0
     back_use: float = 0.75
@@ -119,6 +121,9 @@ class Hybrid(SchedulingPolicy):
         self._open: dict[str, Request] = {}
         self._given_up: set[str] = set()
         self._back_at_ns: dict[str, int] = {}  # of parked requests
+        self._lost: dict[str, Request] = {}  # in the order in which they were
+        self._num_starts = 0  # since the oldest of the lost had its turn
+        self._turn = ""  # whose turn it is
         # The present, read once per step in `limits`.
         self._step_ns = 0
         self._pace = 1.0
@@ -141,6 +146,8 @@ class Hybrid(SchedulingPolicy):
         self._given_up.clear()
         if self._open:
             self._triage(view)
+        if self._lost:
+            self._give_turn(view)
         link_ns = max(
             self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
         )
@@ -211,7 +218,12 @@ class Hybrid(SchedulingPolicy):
             due = order.slo.first_token_due_ns(arrival_ns, request.num_prompt_tokens)
             request.note = (due, FIRST)
             self._open[request.id] = request
-        due, stage = request.note
+        due, stage = request.note[:2]
+        if request.status is Status.RUNNING and len(request.note) == 2:
+            request.note = (due, stage, 1)
+            self._num_starts += 1
+        if request.id == self._turn:
+            return (rank, -1, arrival_ns, arrival_ns, request.id)
         if stage == LOST or request.id in self._given_up:
             length_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
             aged_ns = arrival_ns + int(self._options.ageing * length_ns)
@@ -249,18 +261,34 @@ class Hybrid(SchedulingPolicy):
             if request.first_token_ns is not None or request.status is Status.FINISHED:
                 closed.append(request.id)
                 continue
-            due, stage = request.note
+            due, stage = request.note[:2]
             left_ns = self._left_ns(request) / speed
             second_ns = request.order.arrival_ns + self._second_ns
             if now_ns + left_ns > due and stage == FIRST and now_ns + left_ns <= second_ns:
-                request.note = (second_ns, SECOND)
+                request.note = (second_ns, SECOND, *request.note[2:])
             elif now_ns + left_ns > due:
-                request.note = (due, LOST)
+                request.note = (due, LOST, *request.note[2:])
+                self._lost[request.id] = request
                 closed.append(request.id)
                 continue
             yield request
         for request_id in closed:
             del self._open[request_id]
+
+    def _give_turn(self, view: View) -> None:
+        """One start in so many belongs to the oldest of the lost: nobody waits for ever (L21)."""
+        for request_id, request in list(self._lost.items()):
+            if request.status is Status.WAITING and request.first_token_ns is None:
+                break
+            del self._lost[request_id]
+        else:
+            return
+        waited_ns = view.now_ns - request.order.arrival_ns
+        has_turn = waited_ns >= self._options.oldest_s * NS_PER_S
+        if has_turn and self._num_starts >= self._options.oldest_every > 0:
+            self._num_starts, self._turn = 0, request_id
+        if self._turn == request_id:
+            self._wanted_blocks += request.num_prompt_tokens // view.capacity.block_size + 1
 
     def _left_ns(self, request: Request) -> float:
         """Return what is left to compute of a prompt, in the device's own time."""
@@ -268,7 +296,7 @@ class Hybrid(SchedulingPolicy):
         return self._model.prefill_ns(done, request.num_prompt_tokens - done)
 
     def _job(self, request: Request, speed: float) -> Job:
-        due, stage = request.note
+        due, stage = request.note[:2]
         length_ns = self._left_ns(request) / speed
         output = self._predicted(request)
         decode_ns = output * self._model.decode_ns(request.num_prompt_tokens + output / 2)
