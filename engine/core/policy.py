@@ -162,8 +162,8 @@ class SchedulingPolicy(Protocol):
     def traffic(self, view: View) -> Traffic:
         """Whom to park and whom to bring back, beyond what lack of memory forces? Nobody.
 
-        Asked in every step of a policy that swaps on an engine that has host blocks. Where no decode and no prompt can
-        run, the first of the parked to keep comes back unasked.
+        Asked in every step of a policy that swaps on an engine that has host blocks. Where no
+        decode and no prompt can run, the first of the parked to keep comes back unasked.
         """
         return NO_TRAFFIC
 

@@ -18,6 +18,8 @@ from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import load_profile
 from engine.core.policies import make_policy
 from engine.core.stats import RequestStats, StepStats
+from engine.core.tape import RecordingCore
+from engine.core.tape_file import TapeWriter
 from engine.serving.client import EngineInfo
 from engine.serving.config import EngineConfig
 
@@ -90,7 +92,7 @@ class StepRecorder:
 class Engine:
     """A core, the executor it decides for, and the record of its steps."""
 
-    core: EngineCore
+    core: EngineCore | RecordingCore
     executor: Executor
     recorder: StepRecorder
     config: EngineConfig
@@ -138,7 +140,18 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
         enable_prefix_cache=config.prefix_caching,
         model=model,
     )
-    return Engine(core, executor, recorder, config, executor.info)
+    return Engine(_recorded(core, config.tape), executor, recorder, config, executor.info)
+
+
+def _recorded(core: EngineCore, tape: str) -> EngineCore | RecordingCore:
+    """Return the core, behind a recorder where a tape was asked for."""
+    if not tape:
+        return core
+    try:
+        return RecordingCore(core, TapeWriter(tape))
+    except OSError as error:
+        detail = f"the tape {tape} cannot be written: {error.strerror}"
+        raise ModelLoadError(detail) from error
 
 
 def _load_model(config: EngineConfig, progress: ProgressReport) -> DescribedExecutor:

@@ -24,6 +24,10 @@ class EngineConfig:
     policy_options: tuple[tuple[str, float], ...] = ()
     latency_profile: str = "builtin-cpu"  # a name or a file; corrected by what steps really take
 
+    # A file that takes every command and step, to be replayed (engine/core/tape.py). It holds
+    # prompts, it grows without bound: for hunting a fault, never for everyday service.
+    tape: str = ""
+
     max_model_len: int | None = None
     max_batch_tokens: int | None = None
     max_batch_requests: int | None = None

@@ -15,9 +15,7 @@ from engine.core.engine_core import EngineCore
 from engine.core.errors import RequestRefused
 from engine.core.policies import POLICIES
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
-from engine.sim.faults import Faults
-from engine.sim.point import PointSpec, Scene, run_point
-from engine.sim.tape import (
+from engine.core.tape import (
     Aborted,
     AllFailed,
     Drained,
@@ -32,7 +30,9 @@ from engine.sim.tape import (
     batch_digest,
     replay,
 )
-from engine.sim.tape_file import TapeError, load_tape, save_tape
+from engine.core.tape_file import TapeError, load_tape, save_tape
+from engine.sim.faults import Faults
+from engine.sim.point import PointSpec, Scene, run_point
 
 ROWS = (*short_rows(40), dataclasses.replace(short_rows(1)[0], num_prompt_tokens=500))
 FAULTS = Faults(abort_share=0.2, error_share=0.01, slow_share=0.05, slow_factor=5)

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 from engine.core.batch import SampledToken, StepResult, TopLogprob
 from engine.core.request import FinishReason, RequestOrder, SamplingParams, Slo, TbtMode
-from engine.sim.tape import (
+from engine.core.tape import (
     Aborted,
     AllFailed,
     Drained,
@@ -36,6 +36,22 @@ def save_tape(path: str | Path, events: Iterable[TapeEvent]) -> None:
     with _open(path, "wt") as file:
         for event in events:
             file.write(encode(event) + "\n")
+
+
+class TapeWriter:
+    """Writes events as they come, a line each; for a `RecordingCore` of a long run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = _open(path, "wt")
+
+    def __call__(self, event: TapeEvent) -> None:
+        """Write one event; what was written survives the process."""
+        self._file.write(encode(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """End the tape."""
+        self._file.close()
 
 
 def load_tape(path: str | Path) -> Iterator[TapeEvent]:
