@@ -3,8 +3,8 @@
 It knows ranks, blocks and prices, and nothing of tokens. A victim ranks strictly behind the one it
 makes room for, and frees something (laws L14, L16). It is parked where the policy swaps, the host
 has room and the link is cheaper than computing its context again, else dropped to be recomputed; a
-full host is an everyday case (law L34). What a parked victim frees can be used in the next step, when its copy is
-over; what a dropped one frees, at once.
+full host is an everyday case (law L34). What a parked victim frees can be used in the next step,
+when its copy is over; what a dropped one frees, at once.
 """
 
 from __future__ import annotations

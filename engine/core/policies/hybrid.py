@@ -63,7 +63,8 @@ class HybridOptions:
     `second_weight` times as dear as others. `decode_weight` of its predicted decoding belongs to
     what a prompt costs. `ageing` is how many times its own length a lost prompt may be overtaken.
     One start in `oldest_every` goes to the oldest of the lost once it waited for `oldest_s`. Pauses
-    last at most `pause_s` and at least `least_pause_s`; parked ones come back early below `back_use` of the blocks.
+    last at most `pause_s` and at least `least_pause_s`; parked ones come back early below
+    `back_use` of the blocks.
     """
 
     step_share: float = 0.94
