@@ -1,46 +1,59 @@
 """Sarathi-Serve: stall-free batching under one fixed token budget.
 
-A step holds one token of every running decode, then chunks of prompts under way, then new prompts
-in order of arrival, never more than the budget in all (https://arxiv.org/abs/2403.02310, section
-4.2). As in its authors' code a prompt is started only when blocks for all of it are free above a
-watermark, and the latest arrival is evicted when decodes run out of blocks.
+A step holds one token of every running decode, then chunks of prompts under way, then new prompts,
+never more than the budget in all (https://arxiv.org/abs/2403.02310, section 4.2). New prompts come
+in order of arrival, or shortest first: the order that SLAI's authors add to their fork and compare
+with (https://github.com/agrimUT/SLAI). As in their code a prompt is started only when blocks for
+all of it are free above a watermark, and the latest arrival is evicted when decodes run out.
+
+One difference: where no later arrival holds anything, the authors evict the decode that asks; here
+it waits in place until a block is free, which costs it the step either way and nothing besides.
 """
 
 from __future__ import annotations
 
-import math
-
+from engine.core.policies.admission import num_seats, whole_history
 from engine.core.policy import Rank, Room, SchedulingPolicy, StepLimits, View
 from engine.core.request import Request, Status
-
-WATERMARK = 0.01  # share of the pool kept free at admission
 
 
 class Sarathi(SchedulingPolicy):
     """Fixed budget, decodes first; 512 tokens and 128 requests are the authors' strict setting."""
 
-    __slots__ = ("_limits",)
+    __slots__ = ("_max_running", "_shortest_first", "_token_budget")
 
-    name = "sarathi"
     ranks_move = False
 
-    def __init__(self, *, token_budget: int = 512, max_running: int = 128) -> None:
-        if token_budget < 1 or max_running < 1:
-            raise ValueError("sarathi: token_budget and max_running must be at least 1")
-        self._limits = StepLimits(max_tokens=token_budget, max_running=max_running)
+    def __init__(
+        self, *, token_budget: int = 512, max_running: int = 128, shortest_first: bool = False
+    ) -> None:
+        self._token_budget = token_budget
+        self._max_running = max_running
+        self._shortest_first = shortest_first
+
+    @property
+    def name(self) -> str:
+        """One class under two names."""
+        return "sarathi-spf" if self._shortest_first else "sarathi"
 
     def limits(self, view: View) -> StepLimits:
         """The same in every step."""
-        return self._limits
+        return StepLimits(
+            max_tokens=self._token_budget,
+            max_running=num_seats(view, self._max_running),
+        )
 
     def prefill_rank(self, request: Request, view: View) -> Rank:
-        """Prompts under way first, then by arrival."""
-        started = request.status is Status.RUNNING
-        return (0 if started else 1, request.order.arrival_ns, request.id)
+        """Prompts under way first, by arrival; then new ones, by length if that is the order.
+
+        An evicted request's prompt is all it has so far.
+        """
+        arrival_ns = request.order.arrival_ns
+        if request.status is Status.RUNNING:
+            return (0, 0, arrival_ns, request.id)
+        length = request.num_tokens if self._shortest_first else 0
+        return (1, length, arrival_ns, request.id)
 
     def room(self, request: Request, view: View) -> Room:
         """All of its tokens, above the watermark."""
-        return Room(
-            claim_tokens=request.num_tokens,
-            spare_blocks=math.ceil(view.capacity.num_blocks * WATERMARK),
-        )
+        return whole_history(request, view)
