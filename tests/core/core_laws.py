@@ -25,6 +25,7 @@ class Before:
     preemptions: int
     num_computed: int
     parked_at: int
+    may_fall: bool  # the policy's word, asked while it still ran
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Witness:
                     r.preemption_count,
                     r.num_computed,
                     r.parked_at,
+                    request is not None and self._policy.may_displace(request, r, view),
                 )
                 for r in running
             }
@@ -206,8 +208,8 @@ class Witness:
     def _check_displacement(self, move: Move) -> None:
         """Laws L4 and L44: all that was missing is freed, and nobody fell who was not needed."""
         assert move.beneficiary is not None
-        newcomer, view = move.beneficiary, self._moves.view
-        assert all(self._policy.may_displace(newcomer, victim, view) for victim in move.victims)
+        newcomer = move.beneficiary
+        assert all(move.before[victim.id].may_fall for victim in move.victims)
         if not move.victims:
             return
         gained = sorted(move.before[victim.id].num_gained for victim in move.victims)
