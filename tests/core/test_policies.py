@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from core_orders import make_capacity, make_order
 from hypothesis import given
@@ -32,15 +34,38 @@ def test_an_unknown_option_is_refused() -> None:
     """A mistyped option must not be a silent default."""
     with pytest.raises(ValueError, match="policy 'fcfs' has no option budget"):
         make_policy("fcfs", [("budget", 3)])
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=r"option .token_budget. must be .* at least 1, not 0"):
         make_policy("sarathi", [("token_budget", 0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("fcfs", "max_running", 2.5, "must be a whole number"),
+        ("fcfs", "max_running", math.nan, "must be a whole number"),
+        ("vllm0", "token_budget", math.inf, "must be a whole number"),
+        ("slai", "memory_limit", -0.1, "must be at least 0"),
+        ("slai", "theta", math.inf, "must be from 0 to"),
+        ("rad", "cycle", 0.5, "must be at least 1"),
+        ("alise", "ratio", 1.0, "must be at least 1.01"),
+        ("alise", "swap", 2, "must be 0 or 1"),
+        ("fastserve", "quantum_ms", 0, "must be at least"),
+    ],
+)
+def test_a_senseless_option_is_refused_by_name(
+    name: str, option: str, value: float, message: str
+) -> None:
+    """Whoever wrote the setting reads which one, and what it may be."""
+    with pytest.raises(ValueError, match=f"option '{option}' {message}"):
+        make_policy(name, [(option, value)])
 
 
 def test_options_reach_their_policy() -> None:
     """Sarathi's budget and its number of requests are the operator's."""
     policy = make_policy("sarathi", [("token_budget", 2048), ("max_running", 7)])
     assert policy.limits(VIEW) == StepLimits(max_tokens=2048, max_running=7)
-    assert make_policy("sarathi").limits(VIEW) == StepLimits(max_tokens=512, max_running=128)
+    # Never more than a step has rows, 16 here.
+    assert make_policy("sarathi").limits(VIEW) == StepLimits(max_tokens=512, max_running=16)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -71,8 +96,10 @@ def test_ranks_are_total_orders_that_end_in_arrival_and_id(
             assert rank[-2:] == (request.order.arrival_ns, request.id)
 
 
-@pytest.mark.parametrize("policy", [make_policy(name) for name in ("fcfs", "sarathi")])
-def test_both_baselines_run_every_decode_and_keep_a_hundredth_free(
+@pytest.mark.parametrize(
+    "policy", [make_policy(name) for name in ("fcfs", "sarathi", "sarathi-spf")]
+)
+def test_stall_free_baselines_run_every_decode_and_keep_a_hundredth_free(
     policy: SchedulingPolicy,
 ) -> None:
     """Decodes never stall, and admission leaves room for their growth."""
