@@ -188,14 +188,14 @@ def test_a_critical_decode_evicts_the_prompt_begun_last() -> None:
     """And no decode, however much later it is due."""
     policy = Slai(max_running=8)
     keep = [
-        decoding("soon", now_ns=0),
-        decoding("later", now_ns=0),
-        prefilling("first", started_ns=3),
-        prefilling("second", started_ns=9),
         waiting("newcomer"),
+        prefilling("second", started_ns=9),
+        prefilling("first", started_ns=3),
+        decoding("later", now_ns=0),
+        decoding("soon", now_ns=0),
     ]
-    keep[0].note, keep[1].note = (10,), (90,)
-    ranked = sorted(keep[::-1], key=lambda r: policy.keep_rank(r, view()))
+    keep[3].note, keep[4].note = (90,), (10,)
+    ranked = sorted(keep, key=lambda r: policy.keep_rank(r, view()))
     assert [r.id for r in ranked] == ["soon", "later", "first", "second", "newcomer"]
 
 
