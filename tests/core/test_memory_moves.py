@@ -244,6 +244,58 @@ def test_nobody_falls_twice_for_what_is_on_its_way() -> None:
     world.drain()
 
 
+def test_a_fallback_displaces_nobody() -> None:
+    """The step would be empty, so limits are waived; the newcomer's room is on its way already."""
+    policy = Tiered(limits=StepLimits(max_tokens=5), room=Room(claim_tokens=10**6))
+    world = make_world(
+        policy, num_blocks=21, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=20
+    )
+    world.wait(9)
+    for index, name in enumerate("cba"):
+        world.submit(free(name, 24, max_tokens=1, arrival_ns=3 - index))
+        assert step(world) == [(name, 5)]
+    policy.shape = StepLimits(max_tokens=8, whole_prompts=True)
+    world.submit(premium("p", 6, max_tokens=2))
+    assert step(world) == [("a", 19), ("b", 19)]
+    assert carried(world)[0] == ["c"]
+    world.drain()
+
+
+def test_room_on_its_way_includes_what_others_grow_by() -> None:
+    """Law L20: the others take a block each before the newcomer is looked at again."""
+    world = make_world(
+        Tiered(), num_blocks=10, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=20
+    )
+    world.wait(9)
+    for index, name in enumerate("abc"):
+        world.submit(free(name, 11, max_tokens=9, arrival_ns=index))
+    step(world)
+    world.submit(premium("p", 14, max_tokens=2))
+    assert step(world) == [("a", 1)]
+    assert sorted(carried(world)[0]) == ["b", "c"]
+    assert step(world) == [("a", 1), ("p", 14)]
+    world.drain()
+
+
+def test_prompts_under_way_leave_free_blocks_to_one_whose_room_is_coming() -> None:
+    """Law L20: a prompt behind the newcomer takes none of the blocks that it counts on."""
+    policy = Tiered(limits=StepLimits(max_tokens=8))
+    world = make_world(
+        policy, num_blocks=10, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=20
+    )
+    world.wait(9)
+    world.submit(free("c", 8, max_tokens=9, arrival_ns=2))
+    step(world)
+    world.submit(free("b", 36, max_tokens=1, arrival_ns=1))
+    assert step(world) == [("c", 1), ("b", 7)]
+    policy.shape, policy.claim = StepLimits(), Room(claim_tokens=10**6)
+    world.submit(premium("p", 22, max_tokens=2))
+    assert step(world) == [("b", 1)]  # what its last block still holds
+    assert carried(world)[0] == ["c"]
+    assert step(world)[0] == ("p", 22)
+    world.drain()
+
+
 # A decode that needs a block
 
 
@@ -258,6 +310,21 @@ def test_a_decode_waits_a_step_for_what_a_parked_victim_frees() -> None:
     assert step(world) == [("a", 8), ("b", 8), ("c", 8)]
     assert step(world) == []
     assert carried(world) == (["c"], [])
+    assert step(world) == [("a", 1), ("b", 1)]
+    world.drain()
+
+
+def test_two_decodes_wait_for_what_one_parked_victim_frees() -> None:
+    """The second takes one of the blocks on their way instead of a victim of its own."""
+    world = make_world(
+        Tiered(), num_blocks=8, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=9
+    )
+    world.wait(9)
+    for index, name in enumerate("abcd"):
+        world.submit(free(name, 8, max_tokens=4, arrival_ns=index))
+    step(world)
+    assert step(world) == []
+    assert carried(world) == (["d"], [])
     assert step(world) == [("a", 1), ("b", 1)]
     world.drain()
 
