@@ -160,22 +160,23 @@ class Hybrid(SchedulingPolicy):
     def _budget_ns(self, view: View) -> int:
         """A share of the tightest promise among the decodes, and never less than two bare steps.
 
+        The tightest is a class's gap between tokens, or what is left until a decode is due.
         Without the floor a promise that the device cannot keep would leave no time for prompts.
         """
         options = self._options
         most = int(options.max_step_ms * NS_PER_MS)
-        tightest = most
-        for request in view.decoding:
-            slo = request.order.slo
-            if slo.tbt_ns < tightest and (
-                slo.tbt_mode is TbtMode.GAP or due_ns(request) - view.now_ns < 2 * most
-            ):
-                tightest = slo.tbt_ns
-        if tightest == most:
-            return most
         bare = StepCost(self._model)
         bare.add_decodes(1, 0)
-        return int(max(tightest * options.step_share, 2 * bare.total_ns))
+        least = 2 * bare.total_ns
+        tightest: float = most
+        for request in view.decoding:
+            slo = request.order.slo
+            ahead_ns = due_ns(request) - view.now_ns
+            if slo.tbt_ns < tightest and (slo.tbt_mode is TbtMode.GAP or ahead_ns < 2 * most):
+                tightest = slo.tbt_ns
+            if least < ahead_ns < tightest:
+                tightest = ahead_ns  # put off in shorter steps: this one must not outlast it
+        return int(max(min(tightest * options.step_share, most), least))
 
     def _pace_at(self, use: float) -> float:
         """Return the share of its slack that a decode may use up: 1 with free memory, 0 without."""
