@@ -1,17 +1,18 @@
 """Does the simulator tell what the real engine does? One workload on both, regime by regime.
 
-    python -m benchmarks.scheduling.fidelity [--quick] [--policy NAME] [--dry-run]
+    python -m benchmarks.scheduling.fidelity [--policy NAME] [--seeds N] [--dry-run]
 
-The built-in model runs in its own process as in service. Its profile is measured first, as
-`tiergate profile` does; then requests with the lengths of ../shared/data's ShareGPT trace divided
-by eight (so that they fit the model's context) arrive by a Poisson process, at rates that the
-simulator with that profile calls light, knee and overload (0.4, 0.85 and 1.3 of the rate at which
-it finishes requests when all are there at once). The very same requests, arrivals and lengths are
-simulated. Repeats have other seeds. A figure is the median of the repeats, an error the simulated
-median relative to the real one. Output lengths are pinned: end tokens are off.
+The built-in model runs in its own process as in service. Blocks follow one another, one a seed: the
+steps are measured for half a minute as `tiergate profile` does, then requests with the lengths of
+../shared/data's ShareGPT trace divided by eight (so that they fit the model's context) arrive by a
+Poisson process, at rates that the simulator calls light, knee and overload (0.4, 0.85 and 1.3 of
+the rate at which it finishes requests when all are there at once). One profile is fitted to the
+steps of all blocks, and the very same requests, arrivals and lengths are simulated on it. A figure
+is the median over seeds; an error is that of one seed's simulation relative to its real run, and
+of these the median and the range. Output lengths are pinned: end tokens are off.
 
-The machine has to be quiet: the profile is that of the minute in which it was measured. `others` is
-how many cores were busy with something else during each run. Writes
+The machine has to be quiet: a profile is that of the minutes in which it was measured.
+`others_cores` is how many cores others kept busy during each run. Writes
 benchmarks/results/scheduling_fidelity.json.
 """
 
@@ -25,20 +26,21 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.core.clock import NS_PER_MS, NS_PER_S, MonotonicClock, utc_now
-from engine.core.latency_profile import LatencyProfile, dump_profile
+from engine.core.latency_profile import dump_profile
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.core.stats import RequestStats
 from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
-from engine.serving.profiling import TOKEN_IDS, make_profile, measure, read_to_the_end
+from engine.serving.profiling import TOKEN_IDS, measure, read_to_the_end
+from engine.serving.step_records import Measured, make_profile
 from engine.sim.point import PointSpec, Scene, run_point
 from engine.sim.trace import TraceRow, load_trace
 from engine.sim.workload import SimRequest
@@ -93,16 +95,6 @@ def short_rows() -> list[TraceRow]:
     ]
 
 
-def simulate(spec: PointSpec, rows: Sequence[TraceRow]) -> Figures:
-    records = run_point(spec, rows).records
-    spans = []
-    for record in records:
-        assert record.first_token_ns is not None, f"{record.id} was not served"
-        assert record.finished_ns is not None
-        spans.append((record.arrival_ns, record.first_token_ns, record.finished_ns, record.output))
-    return figures(spans)
-
-
 async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag: str) -> Figures:
     """Let the requests arrive by the wall clock; every stream has a reader."""
     rng = random.Random(tag)
@@ -138,54 +130,10 @@ async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag
     return figures(spans)
 
 
-def measured_profile(config: EngineConfig) -> LatencyProfile:
-    told = asyncio.run(measure(config, lambda stage, fraction: None))
-    return make_profile(told, "measured", machine(config))
-
-
 def saturated_rate(spec: PointSpec, rows: Sequence[TraceRow]) -> float:
     """Return the requests a second that are finished when all are there at once."""
     records = run_point(replace(spec, rate=1e6, requests=1000), rows).records
     return len(records) * NS_PER_S / max(record.finished_ns or 0 for record in records)
-
-
-async def compare(
-    config: EngineConfig,
-    spec: PointSpec,
-    rates: dict[str, float],
-    seeds: Sequence[int],
-    seconds: float,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run every regime and seed on one engine and in the simulator."""
-    rows = short_rows()
-    runs: dict[str, list[dict[str, Any]]] = {regime: [] for regime in rates}
-    engine = EngineProcess(config)
-    await engine.start()
-    try:
-        assert engine.info is not None
-        pids = (os.getpid(), engine.info.pid)
-        await run_for_real(engine, workload(spec, rows, rates["light"], 0, 2.0), "warm")
-        for seed in seeds:
-            for regime, rate in rates.items():
-                requests = workload(spec, rows, rate, seed, seconds)
-                told = replace(spec, rate=rate, seed=seed, requests=len(requests))
-                meter = NeighbourMeter(pids)
-                real = await run_for_real(engine, requests, f"{regime}-{seed}")
-                others = round(meter.cores() or 0.0, 2)
-                simulated = simulate(told, rows)
-                runs[regime].append(
-                    {
-                        "seed": seed,
-                        "others_cores": others,
-                        "real": asdict(real),
-                        "simulated": asdict(simulated),
-                    }
-                )
-                say(f"{regime} {rate:.1f}/s seed {seed} others {others}: {line(real, simulated)}")
-    finally:
-        await engine.close()
-    return {regime: summarise(rates[regime], runs[regime]) for regime in rates}
 
 
 def workload(
@@ -196,68 +144,164 @@ def workload(
     return Scene(told, rows).workload.requests
 
 
-def summarise(rate: float, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return medians, and the error of the simulated median."""
-    real = {name: statistics.median(run["real"][name] for run in runs) for name in COMPARED}
-    simulated = {
-        name: statistics.median(run["simulated"][name] for run in runs) for name in COMPARED
-    }
-    return {
-        "rate": round(rate, 2),
-        "real": {name: round(value, 3) for name, value in real.items()},
-        "simulated": {name: round(value, 3) for name, value in simulated.items()},
-        "error": {name: round(simulated[name] / real[name] - 1, 3) for name in COMPARED},
-        "others_cores_max": max(run["others_cores"] for run in runs),
-        "runs": runs,
-    }
-
-
-def line(real: Figures, simulated: Figures) -> str:
-    return ", ".join(
-        f"{name} {getattr(real, name):.2f} / {getattr(simulated, name):.2f}"
-        f" ({getattr(simulated, name) / getattr(real, name) - 1:+.1%})"
-        for name in COMPARED
+def pooled(blocks: Sequence[Measured]) -> Measured:
+    """Return what was measured in all blocks as one."""
+    return replace(
+        blocks[0],
+        observations=tuple(seen for block in blocks for seen in block.observations),
+        loop_share=statistics.median(block.loop_share for block in blocks),
+        num_steps=sum(block.num_steps for block in blocks),
+        rounds=sum(block.rounds for block in blocks),
+        neighbours=max(block.neighbours or 0.0 for block in blocks),
     )
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class RealRun:
+    """One run of the real engine."""
+
+    regime: str
+    seed: int
+    rate: float
+    num_requests: int
+    others: float
+    figures: Figures
+
+
+class Comparison:
+    """Measures steps and runs workloads in turn, then simulates the same workloads."""
+
+    def __init__(self, config: EngineConfig, folder: Path, told: argparse.Namespace) -> None:
+        self._config = config
+        self._path = folder / "measured.json"
+        self._told = told
+        self._rows = short_rows()
+        self._spec = PointSpec(
+            "",
+            config.policy,
+            rate=1.0,
+            requests=1,
+            profile=str(self._path),
+            predictor="constant:64",
+        )
+        self._blocks: list[Measured] = []
+        self._rates: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        real = [run for seed in range(1, self._told.seeds + 1) for run in self._block(seed)]
+        self._write_profile()
+        pairs = [(run, self._simulate(run)) for run in real]
+        regimes = {
+            regime: summarise([pair for pair in pairs if pair[0].regime == regime])
+            for regime in REGIMES
+        }
+        return {"regimes": regimes, "profile": json.loads(self._path.read_text())}
+
+    def _block(self, seed: int) -> list[RealRun]:
+        """Measure steps, then run every regime: what disturbs the one disturbs the other."""
+        budget_s = self._told.block_seconds
+        self._blocks.append(asyncio.run(measure(self._config, silent, budget_s=budget_s)))
+        if not self._rates:
+            self._write_profile()
+            capacity = saturated_rate(self._spec, self._rows)
+            self._rates = {regime: share * capacity for regime, share in REGIMES.items()}
+            say(f"the simulator finishes {capacity:.1f} requests/s at most")
+        return asyncio.run(self._run_regimes(seed))
+
+    async def _run_regimes(self, seed: int) -> list[RealRun]:
+        engine = EngineProcess(replace(self._config, latency_profile=str(self._path)))
+        await engine.start()
+        runs = []
+        try:
+            assert engine.info is not None
+            pids = (os.getpid(), engine.info.pid)
+            warm = workload(self._spec, self._rows, self._rates["light"], 0, 2.0)
+            await run_for_real(engine, warm, f"warm-{seed}")
+            for regime, rate in self._rates.items():
+                requests = workload(self._spec, self._rows, rate, seed, self._told.seconds)
+                meter = NeighbourMeter(pids)
+                found = await run_for_real(engine, requests, f"{regime}-{seed}")
+                others = round(meter.cores() or 0.0, 2)
+                runs.append(RealRun(regime, seed, rate, len(requests), others, found))
+                say(f"{regime} {rate:.1f}/s, seed {seed}, others {others} cores: {found}")
+        finally:
+            await engine.close()
+        return runs
+
+    def _simulate(self, run: RealRun) -> Figures:
+        told = replace(self._spec, rate=run.rate, seed=run.seed, requests=run.num_requests)
+        records = run_point(told, self._rows).records
+        spans = []
+        for record in records:
+            assert record.first_token_ns is not None, f"{record.id} was not served"
+            assert record.finished_ns is not None
+            spans.append(
+                (record.arrival_ns, record.first_token_ns, record.finished_ns, record.output)
+            )
+        return figures(spans)
+
+    def _write_profile(self) -> None:
+        made = make_profile(pooled(self._blocks), "measured", machine(self._config))
+        self._path.write_text(dump_profile(made))
+
+
+def summarise(pairs: Sequence[tuple[RealRun, Figures]]) -> dict[str, Any]:
+    """Return medians over seeds; an error is of one seed's simulation, relative to its real run."""
+
+    def median(values: Iterable[float]) -> float:
+        return round(statistics.median(values), 3)
+
+    errors = [
+        {name: getattr(told, name) / getattr(run.figures, name) - 1 for name in COMPARED}
+        for run, told in pairs
+    ]
+    return {
+        "rate": round(pairs[0][0].rate, 2),
+        "real": {name: median(getattr(run.figures, name) for run, _ in pairs) for name in COMPARED},
+        "simulated": {name: median(getattr(told, name) for _, told in pairs) for name in COMPARED},
+        "error": {name: median(error[name] for error in errors) for name in COMPARED},
+        "error_range": {
+            name: [round(edge(error[name] for error in errors), 3) for edge in (min, max)]
+            for name in COMPARED
+        },
+        "others_cores": [run.others for run, _ in pairs],
+        "requests": sum(run.num_requests for run, _ in pairs),
+    }
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(_stage: str, _fraction: float) -> None:
+    """Loading and measuring need not be told."""
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--policy", default="sarathi")
-    parser.add_argument("--profile", type=Path, help="use this one instead of measuring")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of arrivals in each run")
-    parser.add_argument("--quick", action="store_true", help="2 seeds of 6 seconds")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of arrivals in each run")
+    parser.add_argument("--block-seconds", type=float, default=30.0, help="of measuring steps")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
-    told = parser.parse_args()
-    if told.quick:
-        told.seeds, told.seconds = 2, 6.0
-    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    return parser.parse_args()
+
+
+def main() -> None:
+    told = arguments()
     config = EngineConfig(model="builtin", device="cpu", policy=told.policy)
     with tempfile.TemporaryDirectory() as folder:
-        path = told.profile
-        if path is None:
-            path = Path(folder) / "measured.json"
-            path.write_text(dump_profile(measured_profile(config)))
-        config = replace(config, latency_profile=str(path))
-        spec = PointSpec(
-            "", told.policy, rate=1.0, requests=1, profile=str(path), predictor="constant:64"
-        )
-        capacity = saturated_rate(spec, short_rows())
-        rates = {regime: share * capacity for regime, share in REGIMES.items()}
-        say(f"the simulator finishes {capacity:.1f} requests/s at most")
-        seeds = range(1, told.seeds + 1)
-        found = asyncio.run(compare(config, spec, rates, seeds, told.seconds, say))
-        profile = json.loads(path.read_text())
+        found = Comparison(config, Path(folder), told).run()
     report = {
         "measured": utc_now().date().isoformat(),
         "machine": machine(config),
         "policy": told.policy,
+        "seeds": told.seeds,
         "seconds": told.seconds,
-        "saturated_rate": round(capacity, 2),
-        "regimes": found,
-        "profile": profile,
+        **found,
     }
-    print(json.dumps({regime: found[regime]["error"] for regime in found}, indent=2))
+    for regime, row in report["regimes"].items():
+        print(regime, json.dumps(row))
     if not told.dry_run:
         RESULT.write_text(json.dumps(report, indent=2) + "\n")
 

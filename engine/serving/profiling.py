@@ -12,34 +12,24 @@ import asyncio
 import json
 import os
 import random
-import statistics
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from engine.core.clock import NS_PER_S, Clock, MonotonicClock, utc_now
+from engine.core.clock import NS_PER_S, Clock, MonotonicClock
 from engine.core.errors import EngineUnavailable
-from engine.core.latency_fit import Observation, fit_errors, fit_profile, round_to_digits
-from engine.core.latency_profile import LatencyProfile
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.serving.client import EngineClient, EngineInfo, TokenStream
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
+from engine.serving.step_records import Measured, StepRecord, summarise
 
 RECORDER = "engine.model.profiler:make"
 TOKEN_IDS = range(10, 250)  # every tokenizer has these
 CHUNKS = (1, 4, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 1024, 2048)
 DECODE_STEPS = 24
-FEWEST_SAMPLES = 3
-MOST_OUT = 2.0
-KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
-TILES = (0, 64, 128, 256)
-HOST_SHARE = 2  # host blocks for each of the device, in simulations
 Progress = Callable[[str, float], None]
 
 
@@ -68,40 +58,6 @@ class Plan:
     scenarios: tuple[Scenario, ...]
     rounds: int
     budget_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One line of the recorder (see engine/model/profiler.py), times in nanoseconds."""
-
-    began_ns: int
-    ended_ns: int
-    writing_ns: int
-    continues: int
-    num_decodes: int
-    num_prefills: int
-    num_tokens: int
-    kv_tokens: int
-    pairs: float
-    prompt_kv: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What an engine showed: its steps, and what it said of itself.
-
-    `loop_share` is the median share of a step in which the executor was not computing;
-    `facts` are bytes of KV a token, and the link's prices; `neighbours` is how many cores others
-    kept busy meanwhile, where that is known.
-    """
-
-    info: EngineInfo
-    observations: tuple[Observation, ...]
-    facts: dict[str, float]
-    loop_share: float
-    num_steps: int
-    rounds: float
-    neighbours: float | None = None
 
 
 def make_plan(info: EngineInfo, *, quick: bool = False) -> Plan:
@@ -143,11 +99,13 @@ async def measure(
     *,
     quick: bool = False,
     plan: Plan | None = None,
+    budget_s: float | None = None,
     recorder: str = RECORDER,
     clock: Clock | None = None,
 ) -> Measured:
     """Start an engine, run the plan (one of its size by default), and return what was seen.
 
+    `budget_s` replaces the plan's time.
     `recorder` makes an executor that writes as engine/model/profiler.py says. Raises
     ModelLoadError, one line, for what an operator can put right.
     """
@@ -165,6 +123,8 @@ async def measure(
         try:
             assert engine.info is not None
             info, chosen = engine.info, plan or make_plan(engine.info, quick=quick)
+            if budget_s is not None:
+                chosen = replace(chosen, budget_s=budget_s)
             driver = Driver(engine, info, clock or MonotonicClock())
             meter = NeighbourMeter((os.getpid(), info.pid))
             windows = await driver.run(chosen, progress)
@@ -281,108 +241,3 @@ async def read_to_the_end(stream: TokenStream) -> None:
             raise EngineUnavailable(
                 f"the engine gave up while it was measured: {last.stats.detail}"
             )
-
-
-def summarise(
-    info: EngineInfo,
-    facts: dict[str, float],
-    steps: Sequence[StepRecord],
-    windows: Sequence[tuple[int, int]],
-) -> Measured:
-    """Turn recorded steps into observations: the mean of equal steps of one scenario.
-
-    Equal means: as many decodes, prompt chunks, tokens and cached prompt tokens; contexts grow by
-    a token a step, and their mean is taken. A step much slower than the others counts as
-    MOST_OUT times their median.
-    """
-    groups: dict[Any, list[tuple[StepRecord, int]]] = defaultdict(list)
-    idle_shares: list[float] = []
-    for index, step, step_ns in timed_steps(steps, windows):
-        key = (index, step.num_decodes, step.num_prefills, step.num_tokens, step.prompt_kv)
-        groups[key].append((step, step_ns))
-        idle_shares.append(1 - (step.ended_ns - step.began_ns) / step_ns)
-    rounds = (len(windows) - 1) / max(1, len({index for _, index in windows} - {-1}))
-    fewest = min(FEWEST_SAMPLES, int(rounds))
-    observations = [
-        Observation(
-            num_decodes=first.num_decodes,
-            num_prefills=first.num_prefills,
-            num_tokens=first.num_tokens,
-            kv_tokens=statistics.fmean([step.kv_tokens for step, _ in group]),
-            pairs=statistics.fmean([step.pairs for step, _ in group]),
-            prompt_kv=first.prompt_kv,
-            ns=typical_ns([step_ns for _, step_ns in group]),
-            samples=len(group),
-        )
-        for group in groups.values()
-        for first in [group[0][0]]
-        if len(group) >= fewest
-    ]
-    loop_share = statistics.median(idle_shares) if idle_shares else 0.0
-    return Measured(info, tuple(observations), facts, loop_share, len(idle_shares), rounds)
-
-
-def typical_ns(times_ns: Sequence[int]) -> float:
-    """Return the mean, outliers cut: what adds up over many steps, not the fastest of them."""
-    most_ns = MOST_OUT * statistics.median(times_ns)
-    return statistics.fmean([min(time_ns, most_ns) for time_ns in times_ns])
-
-
-def timed_steps(
-    steps: Sequence[StepRecord], windows: Sequence[tuple[int, int]]
-) -> Iterable[tuple[int, StepRecord, int]]:
-    """Yield (scenario, step, nanoseconds until the next batch) where the engine cannot have idled.
-
-    The time that the recorder took for its own line is taken off.
-    """
-    place = 0
-    for step, following in pairwise(steps):
-        while place + 1 < len(windows) and windows[place + 1][0] <= step.began_ns:
-            place += 1
-        index = windows[place][1] if windows and windows[place][0] <= step.began_ns else -1
-        if index >= 0 and following.continues:
-            yield index, step, following.began_ns - step.began_ns - following.writing_ns
-
-
-def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
-    """Return the profile of what was measured; its `fit` says on which machine, and how well."""
-    info = measured.info
-    device_tokens = info.num_blocks * info.block_size
-    rest = LatencyProfile(
-        name,
-        base_ns=1.0,
-        link_out_ns_per_token=round_to_digits(measured.facts["link_out_ns_per_token"]),
-        link_in_ns_per_token=round_to_digits(measured.facts["link_in_ns_per_token"]),
-        kv_bytes_per_token=int(measured.facts["kv_bytes_per_token"]),
-        num_kv_tokens=device_tokens,
-        num_host_kv_tokens=HOST_SHARE * device_tokens,
-        block_size=info.block_size,
-        max_model_len=info.max_model_len,
-        max_batch_tokens=info.max_batch_tokens,
-        max_batch_requests=info.max_batch_requests,
-    )
-    found = fit_profile(rest, measured.observations, knees=KNEES, tiles=TILES)
-    errors = fit_errors(found, measured.observations)
-    fit = {
-        "source": f"measured by `tiergate profile` on {machine}",
-        "measured": utc_now().date().isoformat(),
-        "method": "from batch to batch of the engine in service, its own work between steps"
-        " included; means of equal steps; non-negative least squares on relative errors,"
-        " the regimes weighted alike",
-        "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
-        "points": len(measured.observations),
-        "steps": measured.num_steps,
-        "rounds": round(measured.rounds, 1),
-        "error": {regime: error.as_dict() for regime, error in errors.items()},
-        "loop_share": round(measured.loop_share, 3),
-        "busy_neighbour_cores": (
-            None if measured.neighbours is None else round(measured.neighbours, 2)
-        ),
-        "assumed": [
-            "the machine is as busy as when it was measured, with one reader for all streams",
-            "tokens are drawn at temperature 1 without filters",
-            f"host pool {HOST_SHARE} x the device's; the link is a gather and a copy of whole"
-            " blocks in one process (on a CPU: memory to memory)",
-        ],
-    }
-    return replace(found, fit=fit)

@@ -75,19 +75,20 @@ def measure(settings: Settings, name: str | None, *, quick: bool) -> LatencyProf
     """Measure and fit; raises EngineError with one line where the engine cannot be had."""
     import asyncio
 
-    from engine.serving import profiling
+    from engine.serving.profiling import measure as measure_engine
+    from engine.serving.step_records import make_profile
     from gateway.cli.serve import engine_config
 
     config = engine_config(settings)
     progress = _Progress()
     try:
-        measured = asyncio.run(profiling.measure(config, progress.show, quick=quick))
+        measured = asyncio.run(measure_engine(config, progress.show, quick=quick))
     finally:
         progress.end()
     if not measured.observations:
         raise CommandError("the engine ran too few steps to tell anything: is the machine busy?")
     found = name or default_name(measured.info.model, measured.info.device)
-    return profiling.make_profile(measured, found, machine(config))
+    return make_profile(measured, found, machine(config))
 
 
 def default_name(model: str, device: str) -> str:

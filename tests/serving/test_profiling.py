@@ -14,17 +14,14 @@ from engine.core.latency_fit import Observation
 from engine.core.latency_profile import dump_profile, parse_profile
 from engine.serving import profiling
 from engine.serving.client import EngineInfo
-from engine.serving.profiling import (
-    DECODE_STEPS,
+from engine.serving.profiling import DECODE_STEPS, Plan, Scenario, make_plan, measure
+from engine.serving.step_records import (
     Measured,
-    Plan,
-    Scenario,
     StepRecord,
-    make_plan,
     make_profile,
-    measure,
     summarise,
     timed_steps,
+    typical_ns,
 )
 
 INFO = EngineInfo(
@@ -162,13 +159,21 @@ def test_steps_outside_the_scenarios_count_for_nothing() -> None:
     assert list(timed_steps(steps, [(10, 0), (50, -1)])) == []
 
 
-def test_one_slow_step_does_not_move_an_observation() -> None:
-    """Equal steps become their mean, one much slower than the others counts twice at most."""
+def test_disturbances_hardly_move_an_observation() -> None:
+    """A slow step counts as two of its round at most; a slow round loses against two others."""
+    calm, spike, slow = [10, 10, 10, 10], [10, 10, 10, 9000], [30, 30, 30, 30]
+    assert typical_ns([calm]) == 10
+    assert typical_ns([spike]) == (10 + 10 + 10 + 20) / 4
+    assert typical_ns([calm, slow, calm]) == 10
+
+
+def test_equal_steps_become_one_observation() -> None:
+    """Their contexts' mean, their round's mean, the median of the rounds."""
     steps = [record(at, kv_tokens=20 + i) for i, at in enumerate((100, 110, 120, 9120, 9130, 9140))]
     windows = [(0, 0), (200, 0), (9000, 0), (10**6, -1)]
     found = summarise(INFO, {}, steps, windows)
     (one,) = found.observations
-    assert one.ns == (4 * 10 + 2 * 10) / 5
+    assert one.ns == ((10 + 10 + 20) / 3 + 10) / 2
     assert one.samples == 5
     assert one.kv_tokens == pytest.approx(22.0)
     assert found.num_steps == 5

@@ -1,0 +1,174 @@
+"""Recorded steps of an engine, and what becomes of them: observations, and of those a profile.
+
+It knows lines and times, starts nothing and reads no file.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from engine.core.clock import utc_now
+from engine.core.latency_fit import Observation, fit_errors, fit_profile, round_to_digits
+from engine.core.latency_profile import LatencyProfile
+from engine.serving.client import EngineInfo
+
+FEWEST_SAMPLES = 3
+MOST_OUT = 2.0
+KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
+TILES = (0, 64, 128, 256)
+HOST_SHARE = 2  # host blocks for each of the device, in simulations
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of the recorder (see engine/model/profiler.py), times in nanoseconds."""
+
+    began_ns: int
+    ended_ns: int
+    writing_ns: int
+    continues: int
+    num_decodes: int
+    num_prefills: int
+    num_tokens: int
+    kv_tokens: int
+    pairs: float
+    prompt_kv: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an engine showed: its steps, and what it said of itself.
+
+    `loop_share` is the median share of a step in which the executor was not computing;
+    `facts` are bytes of KV a token, and the link's prices; `neighbours` is how many cores others
+    kept busy meanwhile, where that is known.
+    """
+
+    info: EngineInfo
+    observations: tuple[Observation, ...]
+    facts: dict[str, float]
+    loop_share: float
+    num_steps: int
+    rounds: float
+    neighbours: float | None = None
+
+
+def summarise(
+    info: EngineInfo,
+    facts: dict[str, float],
+    steps: Sequence[StepRecord],
+    windows: Sequence[tuple[int, int]],
+) -> Measured:
+    """Turn recorded steps into observations: equal steps of one scenario are one of them.
+
+    Equal means: as many decodes, prompt chunks, tokens and cached prompt tokens; contexts grow by
+    a token a step, and their mean is taken.
+    """
+    groups: dict[Any, dict[int, list[tuple[StepRecord, int]]]] = {}
+    idle_shares: list[float] = []
+    for place, step, step_ns in timed_steps(steps, windows):
+        index = windows[place][1]
+        key = (index, step.num_decodes, step.num_prefills, step.num_tokens, step.prompt_kv)
+        groups.setdefault(key, defaultdict(list))[place].append((step, step_ns))
+        idle_shares.append(1 - (step.ended_ns - step.began_ns) / step_ns)
+    rounds = (len(windows) - 1) / max(1, len({index for _, index in windows} - {-1}))
+    fewest = min(FEWEST_SAMPLES, int(rounds))
+    observations = []
+    for by_round in groups.values():
+        group = [step for timed in by_round.values() for step, _ in timed]
+        if len(group) < fewest:
+            continue
+        times_ns = [[step_ns for _, step_ns in timed] for timed in by_round.values()]
+        observations.append(
+            Observation(
+                num_decodes=group[0].num_decodes,
+                num_prefills=group[0].num_prefills,
+                num_tokens=group[0].num_tokens,
+                kv_tokens=statistics.fmean([step.kv_tokens for step in group]),
+                pairs=statistics.fmean([step.pairs for step in group]),
+                prompt_kv=group[0].prompt_kv,
+                ns=typical_ns(times_ns),
+                samples=len(group),
+            )
+        )
+    loop_share = statistics.median(idle_shares) if idle_shares else 0.0
+    return Measured(info, tuple(observations), facts, loop_share, len(idle_shares), rounds)
+
+
+def typical_ns(rounds: Sequence[Sequence[int]]) -> float:
+    """Return the median over rounds of the mean within a round.
+
+    Means, because times add up over many steps; a single step counts as MOST_OUT times its round's
+    median at most, and a round that was disturbed as a whole loses against the others.
+    """
+    means = []
+    for times_ns in rounds:
+        most_ns = MOST_OUT * statistics.median(times_ns)
+        means.append(statistics.fmean([min(time_ns, most_ns) for time_ns in times_ns]))
+    return statistics.median(means)
+
+
+def timed_steps(
+    steps: Sequence[StepRecord], windows: Sequence[tuple[int, int]]
+) -> Iterable[tuple[int, StepRecord, int]]:
+    """Yield (window, step, nanoseconds until the next batch) where the engine cannot have idled.
+
+    The time that the recorder took for its own line is taken off.
+    """
+    place = 0
+    for step, following in pairwise(steps):
+        while place + 1 < len(windows) and windows[place + 1][0] <= step.began_ns:
+            place += 1
+        is_inside = windows and windows[place][0] <= step.began_ns and windows[place][1] >= 0
+        if is_inside and following.continues:
+            yield place, step, following.began_ns - step.began_ns - following.writing_ns
+
+
+def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
+    """Return the profile of what was measured; its `fit` says on which machine, and how well."""
+    info = measured.info
+    device_tokens = info.num_blocks * info.block_size
+    rest = LatencyProfile(
+        name,
+        base_ns=1.0,
+        link_out_ns_per_token=round_to_digits(measured.facts["link_out_ns_per_token"]),
+        link_in_ns_per_token=round_to_digits(measured.facts["link_in_ns_per_token"]),
+        kv_bytes_per_token=int(measured.facts["kv_bytes_per_token"]),
+        num_kv_tokens=device_tokens,
+        num_host_kv_tokens=HOST_SHARE * device_tokens,
+        block_size=info.block_size,
+        max_model_len=info.max_model_len,
+        max_batch_tokens=info.max_batch_tokens,
+        max_batch_requests=info.max_batch_requests,
+    )
+    found = fit_profile(rest, measured.observations, knees=KNEES, tiles=TILES)
+    errors = fit_errors(found, measured.observations)
+    fit = {
+        "source": f"measured by `tiergate profile` on {machine}",
+        "measured": utc_now().date().isoformat(),
+        "method": "from batch to batch of the engine in service, its own work between steps"
+        " included; equal steps by their mean in a round, the median"
+        " of the rounds; non-negative least squares on relative errors,"
+        " the regimes weighted alike",
+        "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
+        "points": len(measured.observations),
+        "steps": measured.num_steps,
+        "rounds": round(measured.rounds, 1),
+        "error": {regime: error.as_dict() for regime, error in errors.items()},
+        "loop_share": round(measured.loop_share, 3),
+        "busy_neighbour_cores": (
+            None if measured.neighbours is None else round(measured.neighbours, 2)
+        ),
+        "assumed": [
+            "the machine is as busy as when it was measured, with one reader for all streams",
+            "tokens are drawn at temperature 1 without filters",
+            f"host pool {HOST_SHARE} x the device's; the link is a gather and a copy of whole"
+            " blocks in one process (on a CPU: memory to memory)",
+        ],
+    }
+    return replace(found, fit=fit)
