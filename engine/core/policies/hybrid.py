@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.length_predictor import remaining_tokens
+from engine.core.policies.open_prompts import LOST, OpenPrompts
 from engine.core.policies.patience import absence_ns, due_ns
-from engine.core.policies.triage import Job, give_up
+from engine.core.policies.triage import give_up
 from engine.core.policy import (
     NO_LIMIT,
     NO_TRAFFIC,
@@ -46,10 +46,8 @@ UNKNOWN_LENGTH = 256.0
 
 # Requests looked at per step, so that its cost stays bounded however many wait or are parked.
 MOST_JOBS = 256
+LEAST_JOBS = 32  # of a class
 MOST_BACK = 4
-
-# Where a request stands with its first token: `note` holds its due time and one of these.
-FIRST, SECOND, LOST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +116,13 @@ class Hybrid(SchedulingPolicy):
         self._second_ns = int(self._options.second_s * NS_PER_S)
         self._pause_ns = int(self._options.pause_s * NS_PER_S)
         self._least_pause_ns = int(self._options.least_pause_s * NS_PER_S)
-        # Requests without a first token that are not lost, and those among them given up for now.
-        self._open: dict[str, Request] = {}
+        # Requests without a first token, and those among them given up for now.
+        self._prompts = OpenPrompts(model, self._second_ns, self._options.second_weight)
         self._given_up: set[str] = set()
         self._back_at_ns: dict[str, int] = {}  # of parked requests
-        self._lost: dict[str, Request] = {}  # in the order in which they were
+        self._asked: dict[str, Request] = {}  # who may have been started in the last step
         self._num_starts = 0  # since the oldest of the lost had its turn
-        self._turn = ""  # whose turn it is
+        self._turn: Request | None = None  # whose turn it is
         # The present, read once per step in `limits`.
         self._step_ns = 0
         self._pace = 1.0
@@ -145,10 +143,9 @@ class Hybrid(SchedulingPolicy):
         self._pace = self._pace_at(view.device_use)
         self._first_open_rank, self._wanted_blocks = NO_LIMIT, 0
         self._given_up.clear()
-        if self._open:
-            self._triage(view)
-        if self._lost:
-            self._give_turn(view)
+        self._prompts.sweep(view.num_waiting + view.num_running)
+        self._triage(view)
+        self._give_turn(view)
         link_ns = max(
             self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
         )
@@ -217,14 +214,9 @@ class Hybrid(SchedulingPolicy):
         if request.first_token_ns is not None:  # it lost its context on the way
             return (rank, 0, due_ns(request), arrival_ns, request.id)
         if not request.note:
-            due = order.slo.first_token_due_ns(arrival_ns, request.num_prompt_tokens)
-            request.note = (due, FIRST)
-            self._open[request.id] = request
-        due, stage = request.note[:2]
-        if request.status is Status.RUNNING and len(request.note) == 2:
-            request.note = (due, stage, 1)
-            self._num_starts += 1
-        if request.id == self._turn:
+            self._prompts.enter(request, self._decode_cost_ns(request))
+        due, stage = request.note
+        if request is self._turn:
             return (rank, -1, arrival_ns, arrival_ns, request.id)
         if stage == LOST or request.id in self._given_up:
             length_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
@@ -234,86 +226,61 @@ class Hybrid(SchedulingPolicy):
 
     def _triage(self, view: View) -> None:
         """Decide who of the open prompts is given up, class by class, and what the rest needs."""
-        speed = self._prompt_speed(view)
-        jobs: dict[int, list[Job]] = {}
-        for request in self._still_open(view.now_ns, speed):
-            jobs.setdefault(request.order.slo.rank, []).append(self._job(request, speed))
-        if not jobs:
+        ranks = self._prompts.classes
+        if not ranks:
             return
-        ranks = sorted(jobs)
-        self._first_open_rank = ranks[0]
+        speed = self._prompt_speed(view)
         at_ns: float = view.now_ns
         soon_ns = view.now_ns + 2 * self._step_ns
+        most = MOST_JOBS
         for rank in ranks:
-            in_turn = sorted(jobs[rank], key=lambda job: (job.due_ns, job.id))[:MOST_JOBS]
+            jobs = self._prompts.jobs(rank, view.now_ns, speed, most)
+            if not jobs:
+                continue
+            most = max(LEAST_JOBS, most - len(jobs))
+            self._first_open_rank = min(self._first_open_rank, rank)
             if self._options.triage:
-                self._given_up |= give_up(in_turn, at_ns)
-            for job in in_turn:
+                self._given_up |= give_up(jobs, at_ns)
+            for job in jobs:
                 if job.id in self._given_up:
                     continue
                 if not job.is_fixed and at_ns < soon_ns:
-                    tokens = self._open[job.id].num_prompt_tokens
-                    self._wanted_blocks += tokens // view.capacity.block_size + 1
+                    self._wanted_blocks += job.num_tokens // view.capacity.block_size + 1
                 at_ns += job.length_ns
-
-    def _still_open(self, now_ns: int, speed: float) -> Iterator[Request]:
-        """Yield the open requests, and move those that cannot be on time to their next stage."""
-        closed = []
-        for request in self._open.values():
-            if request.first_token_ns is not None or request.status is Status.FINISHED:
-                closed.append(request.id)
-                continue
-            due, stage = request.note[:2]
-            left_ns = self._left_ns(request) / speed
-            second_ns = request.order.arrival_ns + self._second_ns
-            if now_ns + left_ns > due and stage == FIRST and now_ns + left_ns <= second_ns:
-                request.note = (second_ns, SECOND, *request.note[2:])
-            elif now_ns + left_ns > due:
-                request.note = (due, LOST, *request.note[2:])
-                self._lost[request.id] = request
-                closed.append(request.id)
-                continue
-            yield request
-        for request_id in closed:
-            del self._open[request_id]
 
     def _give_turn(self, view: View) -> None:
         """One start in so many belongs to the oldest of the lost: nobody waits for ever (L21)."""
-        for request_id, request in list(self._lost.items()):
-            if request.status is Status.WAITING and request.first_token_ns is None:
-                break
-            del self._lost[request_id]
-        else:
+        for request in self._asked.values():
+            self._num_starts += len(request.timeline) > 1
+        self._asked.clear()
+        oldest = self._prompts.oldest_lost()
+        if oldest is None or oldest is not self._turn:
+            self._turn = None
+        if oldest is None:
             return
-        waited_ns = view.now_ns - request.order.arrival_ns
-        has_turn = waited_ns >= self._options.oldest_s * NS_PER_S
-        if has_turn and self._num_starts >= self._options.oldest_every > 0:
-            self._num_starts, self._turn = 0, request_id
-        if self._turn == request_id:
-            self._wanted_blocks += request.num_prompt_tokens // view.capacity.block_size + 1
+        has_waited = view.now_ns - oldest.order.arrival_ns >= self._options.oldest_s * NS_PER_S
+        if has_waited and self._num_starts >= self._options.oldest_every > 0:
+            self._num_starts, self._turn = 0, oldest
+        if self._turn is not None and oldest.status is Status.WAITING:
+            self._wanted_blocks += oldest.num_prompt_tokens // view.capacity.block_size + 1
 
-    def _left_ns(self, request: Request) -> float:
-        """Return what is left to compute of a prompt, in the device's own time."""
-        done = request.num_computed
-        return self._model.prefill_ns(done, request.num_prompt_tokens - done)
-
-    def _job(self, request: Request, speed: float) -> Job:
-        due, stage = request.note[:2]
-        length_ns = self._left_ns(request) / speed
+    def _decode_cost_ns(self, request: Request) -> float:
+        """Return what its decoding adds to what a prompt costs, in the device's own time."""
         output = self._predicted(request)
         decode_ns = output * self._model.decode_ns(request.num_prompt_tokens + output / 2)
-        weight = length_ns + self._options.decode_weight * decode_ns
-        if stage == SECOND:
-            weight *= self._options.second_weight
-        return Job(request.id, due, length_ns, weight, is_fixed=request.num_computed > 0)
+        return self._options.decode_weight * decode_ns
 
     def _prompt_speed(self, view: View) -> float:
         """Return the share of a full step that decodes leave to prompts, as paced now."""
-        profile, step_ns = self._model.profile, self._step_ns
-        used = profile.base_ns - profile.knee_token_ns * profile.knee_tokens
+        model, step_ns = self._model, self._step_ns
+        profile = model.profile
+        used = model.factor * (profile.base_ns - profile.knee_token_ns * profile.knee_tokens)
+        contexts: dict[int, list[int]] = {}  # by the gap promised
         for request in view.decoding:
-            slack_ns = max(step_ns, self._pace * request.order.slo.tbt_ns)
-            used += self._model.decode_ns(request.num_computed) * step_ns / slack_ns
+            contexts.setdefault(request.order.slo.tbt_ns, []).append(request.num_computed)
+        for gap_ns, sizes in contexts.items():
+            decodes_ns = len(sizes) * model.decode_ns(sum(sizes) / len(sizes))
+            used += decodes_ns * step_ns / max(step_ns, self._pace * gap_ns)
         return max(0.15, 1.0 - used / step_ns)
 
     # Memory
@@ -339,6 +306,8 @@ class Hybrid(SchedulingPolicy):
 
     def room(self, request: Request, view: View) -> Room:
         """All of its tokens; classes behind the first leave it the last blocks."""
+        if len(request.timeline) == 1:
+            self._asked[request.id] = request
         spare = self._spare_blocks(request.order.slo.rank, view)
         return Room(claim_tokens=request.num_tokens, spare_blocks=spare)
 

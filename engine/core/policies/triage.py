@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One prompt: when it is due, how long it takes alone, and how dear it is to keep.
 
     `weight` chooses whom to give up: Hodgson's own choice is the length. `is_fixed` jobs are kept
-    whatever happens (they are under way).
+    whatever happens (they are under way). Hundreds are made per step, hence the plain tuple.
     """
 
     id: str
@@ -26,6 +25,7 @@ class Job:
     length_ns: float
     weight: float
     is_fixed: bool = False
+    num_tokens: int = 0  # of the prompt, for whoever makes room for it
 
 
 def give_up(jobs: Iterable[Job], now_ns: float) -> set[str]:
@@ -33,12 +33,12 @@ def give_up(jobs: Iterable[Job], now_ns: float) -> set[str]:
     given_up: set[str] = set()
     kept: list[tuple[float, str, float]] = []
     ends_ns = now_ns
-    for job in jobs:
-        ends_ns += job.length_ns
-        if not job.is_fixed:
-            heapq.heappush(kept, (-job.weight, job.id, job.length_ns))
-        while ends_ns > job.due_ns and kept:
-            _, victim, length_ns = heapq.heappop(kept)
-            ends_ns -= length_ns
+    for name, due_ns, length_ns, weight, is_fixed, _ in jobs:
+        ends_ns += length_ns
+        if not is_fixed:
+            heapq.heappush(kept, (-weight, name, length_ns))
+        while ends_ns > due_ns and kept:
+            _, victim, freed_ns = heapq.heappop(kept)
+            ends_ns -= freed_ns
             given_up.add(victim)
     return given_up

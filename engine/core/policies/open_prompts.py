@@ -1,0 +1,134 @@
+"""Prompts without a first token, class by class in the order of their due times; and the lost.
+
+It knows when each is due, when it is due again, and how much of it is left; it ranks nobody. A
+step looks only at the first prompts of a class, so that its cost does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from typing import TypeAlias
+
+from engine.core.latency_model import LatencyModel
+from engine.core.policies.triage import Job
+from engine.core.request import Request, Status
+
+# Where a request stands with its first token: `note` holds its due time and one of these.
+FIRST, SECOND, LOST = 0, 1, 2
+
+MOST_MOVED = 64  # to their next stage in one step, of each class
+SLACK = 64  # entries of those who left are swept out when they are more than the living and this
+
+# Due time, id, request; prompt and decoding in the profile's time, before the learnt factor.
+_Entry: TypeAlias = tuple[int, str, Request, float, float]
+
+
+def _due_and_id(entry: _Entry) -> tuple[int, str]:
+    return entry[:2]
+
+
+def _is_open(request: Request) -> bool:
+    return request.first_token_ns is None and request.status is not Status.FINISHED
+
+
+class OpenPrompts:
+    """`second_ns` after its arrival a prompt that missed is due again, `second_weight` as dear."""
+
+    __slots__ = ("_by_class", "_lost", "_model", "_second_ns", "_second_weight")
+
+    def __init__(self, model: LatencyModel, second_ns: int, second_weight: float) -> None:
+        self._model = model
+        self._second_ns = second_ns
+        self._second_weight = second_weight
+        self._by_class: dict[int, list[_Entry]] = {}  # not empty, in order of due time and id
+        self._lost: deque[Request] = deque()  # in the order in which they were
+
+    def __len__(self) -> int:
+        """Entries kept, of requests that have left unnoticed too."""
+        return sum(map(len, self._by_class.values())) + len(self._lost)
+
+    @property
+    def classes(self) -> list[int]:
+        """Return the ranks of the classes that have open prompts, the first to serve first."""
+        return sorted(self._by_class)
+
+    def enter(self, request: Request, decode_ns: float) -> None:
+        """Take a new prompt; `decode_ns` is what its decoding adds to what it costs to keep it."""
+        order = request.order
+        due = order.slo.first_token_due_ns(order.arrival_ns, request.num_prompt_tokens)
+        request.note = (due, FIRST)
+        prompt_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
+        factor = self._model.factor
+        self._file((due, request.id, request, prompt_ns / factor, decode_ns / factor))
+
+    def _file(self, entry: _Entry) -> None:
+        entries = self._by_class.setdefault(entry[2].order.slo.rank, [])
+        insort(entries, entry, key=_due_and_id)
+
+    def jobs(self, rank: int, now_ns: int, speed: float, most: int) -> list[Job]:
+        """Return a class's first prompts by due time; those too late move to their next stage.
+
+        `speed` is the share of the device's time that prompts get.
+        """
+        factor = self._model.factor
+        entries = self._by_class[rank]
+        jobs: list[Job] = []
+        gone: list[int] = []
+        again: list[_Entry] = []
+        for index, entry in enumerate(entries):
+            if len(jobs) >= most:
+                break
+            due, name, request, prompt_ns, decode_ns = entry
+            if not _is_open(request):
+                gone.append(index)
+                continue
+            done = request.num_computed
+            if done:
+                length_ns = self._model.prefill_ns(done, request.num_prompt_tokens - done) / speed
+            else:
+                length_ns = factor * prompt_ns / speed
+            stage = request.note[1]
+            if now_ns + length_ns > due and len(gone) < MOST_MOVED:
+                gone.append(index)
+                second_ns = request.order.arrival_ns + self._second_ns
+                if stage != FIRST or now_ns + length_ns > second_ns:
+                    request.note = (due, LOST)
+                    self._lost.append(request)
+                    continue
+                due, stage = second_ns, SECOND
+                request.note = (due, stage)
+                again.append((due, *entry[1:]))
+            weight = length_ns + factor * decode_ns
+            if stage == SECOND:
+                weight *= self._second_weight
+            jobs.append(Job(name, due, length_ns, weight, done > 0, request.num_prompt_tokens))
+        for index in reversed(gone):
+            del entries[index]
+        for entry in again:
+            insort(entries, entry, key=_due_and_id)
+        if again:
+            jobs.sort(key=lambda job: (job.due_ns, job.id))
+        if not entries:
+            del self._by_class[rank]
+        return jobs
+
+    def oldest_lost(self) -> Request | None:
+        """Return the prompt that was lost first of those that still have no token."""
+        lost = self._lost
+        while lost:
+            if _is_open(lost[0]):
+                return lost[0]
+            lost.popleft()
+        return None
+
+    def sweep(self, num_live: int) -> None:
+        """Forget those who left, when they are many: memory stays bounded, the cost amortised."""
+        if len(self) <= 2 * num_live + SLACK:
+            return
+        self._lost = deque(request for request in self._lost if _is_open(request))
+        kept = {
+            rank: [entry for entry in entries if _is_open(entry[2])]
+            for rank, entries in self._by_class.items()
+        }
+        self._by_class = {rank: entries for rank, entries in kept.items() if entries}
