@@ -5,12 +5,12 @@
 The data (https://arxiv.org/abs/2505.09999) tells of each client and each window of 600 s: a rate,
 the distribution of the gaps between its requests (Gamma or Weibull with a shape), and for every six
 hours 25 quantiles of its prompt and answer lengths. Here the largest clients whose lengths are
-known are taken, beginning at `--start-s`; all rates are scaled by one factor to the asked mean, so that who
-dominates stays as it is; a recorded window lasts `--window-s`, so that a short run still sees
-rates and lengths drift. Gaps are drawn with the window's shape and the scaled mean. Lengths are
-drawn between the quantiles on a logarithmic scale (the last 1 % reaches to the longest ever seen);
-prompt and answer are drawn apart, since how they go together is not in the data. A pair longer
-than `--context` is cut: the answer first, to 1/4 of the context, then the prompt.
+known are taken, beginning at `--start-s`; all rates are scaled by one factor to the asked mean, so
+that who dominates stays as it is; a recorded window lasts `--window-s`, so that a short run still
+sees rates and lengths drift. Gaps are drawn with the window's shape and the scaled mean. Lengths
+are drawn between the quantiles on a logarithmic scale (the last 1 % reaches to the longest ever
+seen); prompt and answer are drawn apart, since how they go together is not in the data. A pair
+longer than `--context` is cut: the answer first, to 1/4 of the context, then the prompt.
 """
 
 from __future__ import annotations
