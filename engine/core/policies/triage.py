@@ -32,11 +32,19 @@ def give_up(jobs: Iterable[Job], now_ns: float) -> set[str]:
     """Return the ids of jobs to give up; `jobs` must come in the order of their due times."""
     given_up: set[str] = set()
     kept: list[tuple[float, str, float]] = []
-    ends_ns = now_ns
+    ends_ns = fixed_ns = now_ns
     for name, due_ns, length_ns, weight, is_fixed, _ in jobs:
-        ends_ns += length_ns
-        if not is_fixed:
+        is_hopeless = fixed_ns + length_ns > due_ns  # whoever else is given up
+        if is_fixed:
+            fixed_ns += length_ns
+        elif is_hopeless:
+            given_up.add(name)
+            continue
+        else:
             heapq.heappush(kept, (-weight, name, length_ns))
+        ends_ns += length_ns
+        if is_hopeless:
+            continue
         while ends_ns > due_ns and kept:
             _, victim, freed_ns = heapq.heappop(kept)
             ends_ns -= freed_ns
