@@ -5,7 +5,7 @@
 The headline's workload near the hybrid's capacity. `time_budget=0` is a fixed budget of 512 tokens;
 the other switches are described in engine/core/policies/hybrid.py. Predictors: the truth, one that
 mirrors lengths (long looks short), and the running mean that the gateway itself has without a
-learned one. Writes benchmarks/results/scheduling-ablations.json.
+learned one. Writes benchmarks/results/scheduling_ablations.json.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         ],
     )
     result = {**points.head(base, seeds), "engines": store.engines(), "table": table}
-    points.write_result(asked, "scheduling-ablations", result)
+    points.write_result(asked, "scheduling_ablations", result)
 
 
 if __name__ == "__main__":

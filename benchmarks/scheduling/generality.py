@@ -15,7 +15,7 @@ the two seeded ones, 5 % of the requests premium, whatever the tenant.
 
 Judged: in no tier may the hybrid's attainment be more than one point below the best of the others
 at the same rate. A gain is nil where no tier gains half a point. Writes
-benchmarks/results/scheduling-generality.json.
+benchmarks/results/scheduling_generality.json.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def main() -> None:
         "never_below_by_more": min(worst) >= -ALLOWED,
         "workloads": studies,
     }
-    points.write_result(asked, "scheduling-generality", result)
+    points.write_result(asked, "scheduling_generality", result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ schedule is busy all the time that packs every token perfectly and never pays fo
 with the price of one more token in a full step and of one cached token that a decode reads; the
 last token of an answer is never computed. Steps of at most 100 ms, which premium's promise
 allows, pay their fixed part in any schedule: `bound_100ms` is the bound less that share.
-Writes benchmarks/results/scheduling-headline.json, and with --plots docs/images.
+Writes benchmarks/results/scheduling_headline.json, and with --plots docs/images.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def main() -> None:
         },
         "table": table,
     }
-    points.write_result(asked, "scheduling-headline", result)
+    points.write_result(asked, "scheduling_headline", result)
     if asked.plots:
         write_images(base, rows, tallies, capacities)
         print(f"wrote {IMAGES.relative_to(points.ROOT)}", file=sys.stderr)

@@ -13,7 +13,7 @@ Lengths: Alpaca's answers by text-davinci-003, and first turns of ShareGPT that 
 2,048; profile opt-13b-v100 (800 KiB per KV token, 5,120 tokens of it), which is scaled from data
 sheets, see its `fit`. ALISE is our reconstruction: `alise` with a predictor off by a log-normal
 factor (sigma 0.4) and with the truth; `whole` runs prompts as vLLM 0.x does.
-Writes benchmarks/results/scheduling-reproduce-alise.json.
+Writes benchmarks/results/scheduling_reproduce_alise.json.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main() -> None:
         "engines": store.engines(),
         "corpora": studies,
     }
-    points.write_result(asked, "scheduling-reproduce-alise", result)
+    points.write_result(asked, "scheduling_reproduce_alise", result)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ multiples of the tile. No scheduler serves more than 1 / (t_lin / b_col + t_nl) 
 while half as much again as the bound is offered, up to the last arrival; and the number of requests
 in the system over time at 0.95 and at 1.05 of the bound. `real lengths` takes prompts as recorded,
 no multiples of anything: what the assumption is worth. Latency plays no part here.
-Writes benchmarks/results/scheduling-reproduce-rad.json.
+Writes benchmarks/results/scheduling_reproduce_rad.json.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def main() -> None:
         "real lengths": second,
         "queue": queue,
     }
-    points.write_result(asked, "scheduling-reproduce-rad", result)
+    points.write_result(asked, "scheduling_reproduce_rad", result)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ profile is fitted to the authors' chunk times and not to their loaded batches, w
 operating points are shares of what Sarathi itself serves here when far more is offered (requests a
 second until all are done). The workload is theirs: their lengths, Poisson, 5 % strict at 0.1 s
 between tokens, the rest at 0.5 s. Everyone is served to the end and counted: nobody vanishes.
-Writes benchmarks/results/scheduling-reproduce-slai.json.
+Writes benchmarks/results/scheduling_reproduce_slai.json.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
         "capacity": {"criterion": CRITERION.text, "policies": gains},
         "table": table,
     }
-    points.write_result(asked, "scheduling-reproduce-slai", result)
+    points.write_result(asked, "scheduling_reproduce_slai", result)
 
 
 if __name__ == "__main__":
