@@ -320,11 +320,12 @@ class Hybrid(SchedulingPolicy):
 
     def traffic(self, view: View) -> Traffic:
         """Park for prompts that can be on time; bring back who must return, or who may."""
+        # Of those who were parked as wished: whoever else is carried out has no time to spend.
+        known = self._back_at_ns
+        self._back_at_ns = {r.id: known[r.id] for r in view.parked if r.id in known}
         if not view.parked and not self._wanted_blocks:
             return NO_TRAFFIC
         parked = sorted(view.parked, key=lambda r: (self._back_at_ns.get(r.id, 0), r.id))
-        if len(self._back_at_ns) > 2 * len(parked) + MOST_JOBS:
-            self._back_at_ns = {r.id: self._back_at_ns.get(r.id, 0) for r in parked}
         is_calm = not (self._wanted_blocks or self._given_up)
         if is_calm and view.device_use < self._options.back_use:
             back = parked[:MOST_BACK]
