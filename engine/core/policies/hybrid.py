@@ -45,7 +45,7 @@ NS_PER_S = 1_000_000_000
 UNKNOWN_LENGTH = 256.0
 
 # Requests looked at per step, so that its cost stays bounded however many wait or are parked.
-MOST_JOBS = 256
+MOST_JOBS = 128
 LEAST_JOBS = 32  # of a class
 MOST_BACK = 4
 
@@ -196,11 +196,12 @@ class Hybrid(SchedulingPolicy):
         if last_ns is None:
             return True
         pace = self._pace
-        if request.order.slo.rank > self._first_open_rank and self._options.defer:
+        slo = request.order.slo
+        if slo.rank > self._first_open_rank and self._options.defer:
             pace = 1.0
         if pace <= 0.0:
             return True
-        slack_ns = due_ns(request) - last_ns
+        slack_ns = slo.tbt_ns if slo.tbt_mode is TbtMode.GAP else due_ns(request) - last_ns
         return view.now_ns + 2 * self._step_ns > last_ns + pace * slack_ns
 
     # Prompts
@@ -241,12 +242,12 @@ class Hybrid(SchedulingPolicy):
             self._first_open_rank = min(self._first_open_rank, rank)
             if self._options.triage:
                 self._given_up |= give_up(jobs, at_ns)
-            for job in jobs:
-                if job.id in self._given_up:
+            for name, _, length_ns, _, is_fixed, num_tokens in jobs:
+                if name in self._given_up:
                     continue
-                if not job.is_fixed and at_ns < soon_ns:
-                    self._wanted_blocks += job.num_tokens // view.capacity.block_size + 1
-                at_ns += job.length_ns
+                if not is_fixed and at_ns < soon_ns:
+                    self._wanted_blocks += num_tokens // view.capacity.block_size + 1
+                at_ns += length_ns
 
     def _give_turn(self, view: View) -> None:
         """One start in so many belongs to the oldest of the lost: nobody waits for ever (L21)."""

@@ -20,8 +20,8 @@ FIRST, SECOND, LOST = 0, 1, 2
 MOST_MOVED = 64  # to their next stage in one step, of each class
 SLACK = 64  # entries of those who left are swept out when they are more than the living and this
 
-# Due time, id, request; prompt and decoding in the profile's time, before the learnt factor.
-_Entry: TypeAlias = tuple[int, str, Request, float, float]
+# Due time, id, request, stage; prompt and decoding in the profile's time, without the factor.
+_Entry: TypeAlias = tuple[int, str, Request, int, float, float]
 
 
 def _due_and_id(entry: _Entry) -> tuple[int, str]:
@@ -60,7 +60,7 @@ class OpenPrompts:
         request.note = (due, FIRST)
         prompt_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
         factor = self._model.factor
-        self._file((due, request.id, request, prompt_ns / factor, decode_ns / factor))
+        self._file((due, request.id, request, FIRST, prompt_ns / factor, decode_ns / factor))
 
     def _file(self, entry: _Entry) -> None:
         entries = self._by_class.setdefault(entry[2].order.slo.rank, [])
@@ -76,19 +76,18 @@ class OpenPrompts:
         jobs: list[Job] = []
         gone: list[int] = []
         again: list[_Entry] = []
-        for index, entry in enumerate(entries):
+        for index, (due, name, request, stage, prompt_ns, decode_ns) in enumerate(entries):
             if len(jobs) >= most:
                 break
-            due, name, request, prompt_ns, decode_ns = entry
-            if not _is_open(request):
+            if request.first_token_ns is not None or request.status is Status.FINISHED:
                 gone.append(index)
                 continue
             done = request.num_computed
             if done:
-                length_ns = self._model.prefill_ns(done, request.num_prompt_tokens - done) / speed
+                left_ns = self._model.prefill_ns(done, request.num_prompt_tokens - done)
             else:
-                length_ns = factor * prompt_ns / speed
-            stage = request.note[1]
+                left_ns = factor * prompt_ns
+            length_ns = left_ns / speed
             if now_ns + length_ns > due and len(gone) < MOST_MOVED:
                 gone.append(index)
                 second_ns = request.order.arrival_ns + self._second_ns
@@ -98,7 +97,7 @@ class OpenPrompts:
                     continue
                 due, stage = second_ns, SECOND
                 request.note = (due, stage)
-                again.append((due, *entry[1:]))
+                again.append((due, name, request, stage, prompt_ns, decode_ns))
             weight = length_ns + factor * decode_ns
             if stage == SECOND:
                 weight *= self._second_weight
