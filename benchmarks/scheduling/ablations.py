@@ -14,7 +14,7 @@ from benchmarks.scheduling import points
 from benchmarks.scheduling.headline import TRACE
 from engine.sim.point import PointSpec
 
-RATES = (1.8, 2.0, 2.1)
+RATES = (2.0, 2.1)
 SWITCHES = (
     "time_budget",
     "defer",

@@ -35,7 +35,7 @@ from engine.sim.trace import TraceRow, load_trace
 
 TRACE = "traces/sharegpt8k_llama2_lengths.csv.gz"
 RATES = (0.8, 1.2, 1.6, 1.8, 2.0, 2.1, 2.2, 2.4)
-BASE_RATES = (0.6, 0.8, 1.2, 1.6, 1.8, 2.0, 2.2)
+BASE_RATES = (0.4, 0.6, 0.8, 1.2, 1.6, 1.8, 2.0, 2.2)
 BEYOND = (3.5, 5.0, 6.5)
 IMAGES = points.ROOT / "docs" / "images"
 
@@ -51,7 +51,7 @@ def rates_of(*, full: bool) -> dict[str, Sequence[float]]:
         "hybrid": (*RATES, *BEYOND),
     }
     if full:
-        chosen["fcfs"] = chosen["fastserve"] = (0.2, 0.4, *BASE_RATES)
+        chosen["fcfs"] = chosen["fastserve"] = (0.2, *BASE_RATES)
         for label in ("slai", "sarathi-spf"):
             chosen[label] = (*chosen[label], 2.1, 2.4, *BEYOND)
     return chosen
