@@ -45,7 +45,7 @@ NS_PER_S = 1_000_000_000
 UNKNOWN_LENGTH = 256.0
 
 # Requests looked at per step, so that its cost stays bounded however many wait or are parked.
-MOST_JOBS = 128
+MOST_JOBS = 64
 LEAST_JOBS = 32  # of a class
 MOST_BACK = 4
 
@@ -166,10 +166,15 @@ class Hybrid(SchedulingPolicy):
         bare.add_decodes(1, 0)
         least = 2 * bare.total_ns
         tightest: float = most
+        now_ns = view.now_ns
         for request in view.decoding:
-            slo = request.order.slo
-            ahead_ns = due_ns(request) - view.now_ns
-            if slo.tbt_ns < tightest and (slo.tbt_mode is TbtMode.GAP or ahead_ns < 2 * most):
+            slo, last_ns = request.order.slo, request.last_token_ns
+            if slo.tbt_mode is TbtMode.GAP and last_ns is not None:  # `due_ns`, without the call
+                ahead_ns, counts = last_ns + slo.tbt_ns - now_ns, True
+            else:
+                ahead_ns = due_ns(request) - now_ns
+                counts = ahead_ns < 2 * most
+            if counts and slo.tbt_ns < tightest:
                 tightest = slo.tbt_ns
             if least < ahead_ns < tightest:
                 tightest = ahead_ns  # put off in shorter steps: this one must not outlast it
