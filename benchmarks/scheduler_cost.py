@@ -24,13 +24,18 @@ from typing import Any
 from engine.core.batch import Batch, SampledToken, StepResult
 from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.executor import Capacity
+from engine.core.latency_model import LatencyModel
+from engine.core.latency_profile import load_profile
 from engine.core.policies import make_policy
 from engine.core.request import RequestOrder, SamplingParams
+from engine.sim.tiers import DEFAULT_TIERS
 
 RESULT = Path(__file__).parent / "results" / "scheduler_cost.json"
 GOALS_US = {(64, 1_000): 200.0, (256, 10_000): 1000.0}
 BLOCK_SIZE = 16
 STEP_NS = 20_000_000
+PROFILE = "mistral-7b-rtx6000ada"  # for policies that think in time: their steps take its time
+TIMED = ("slai", "hybrid")
 WARM_STEPS = 300  # until the batch is full and the ages of its rows are mixed
 
 
@@ -46,22 +51,25 @@ class Feeder:
         rng = self._random
         length = min(8000, 16 + int(rng.lognormvariate(6.0, 1.0)))
         self._count += 1
+        premium, free = DEFAULT_TIERS
+        tier = free if self._count % 20 else premium
         order = RequestOrder(
             id=f"request-{self._count}",
             prompt=tuple(rng.randrange(32_000) for _ in range(length)),
             sampling=SamplingParams(max_tokens=rng.randrange(32, 512)),
             arrival_ns=now_ns,
             tenant=f"tenant-{self._count % 16}",
-            tier="free" if self._count % 20 else "premium",
+            tier=tier.name,
             cache_salt=f"tenant-{self._count % 16}",
+            slo=tier.slo,
         )
         self._core.submit(order, now_ns)
 
 
-def answer(batch: Batch) -> StepResult:
+def answer(batch: Batch, elapsed_ns: int) -> StepResult:
     """Draw a token for every sampling chunk, in no time."""
     tokens = tuple(SampledToken(c.request_id, 7) for c in batch.chunks if c.sampling)
-    return StepResult(batch.step, tokens, STEP_NS)
+    return StepResult(batch.step, tokens, elapsed_ns)
 
 
 def measure(
@@ -76,19 +84,23 @@ def measure(
         max_batch_requests=running,
     )
     config = CoreConfig(max_waiting_requests=2 * waiting, max_waiting_prompt_tokens=1 << 40)
-    options = () if policy == "fcfs" else (("token_budget", 2048.0), ("max_running", 1e6))
-    core = EngineCore(capacity, make_policy(policy, options), config)
-    feeder, now_ns = Feeder(core, seed), 0
+    wide = (("token_budget", 2048.0), ("max_running", 1e6))
+    model = LatencyModel(load_profile(PROFILE)) if policy in TIMED else None
+    made = make_policy(policy, wide if policy == "sarathi" else (), model)
+    core = EngineCore(capacity, made, config, model=model)
+    feeder, now_ns, step_ns = Feeder(core, seed), 0, STEP_NS
     for _ in range(waiting + running):
         feeder.submit(now_ns)
     stopwatches = {name: Stopwatch() for name in ("schedule", "update")}
     warm, rows = WARM_STEPS, list[int]()
     while len(rows) < steps:
-        now_ns += STEP_NS
+        now_ns += step_ns
         with stopwatches["schedule"]:
             batch = core.start_step(now_ns)
         assert batch is not None
-        result = answer(batch)
+        if model is not None:
+            step_ns = model.step_ns(batch)
+        result = answer(batch, step_ns)
         with stopwatches["update"]:
             events = core.finish_step(batch, result, now_ns)
         for event in events:
@@ -169,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--policy", action="append", help="default: fcfs and sarathi")
+    parser.add_argument("--policy", action="append", help="default: four of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     args = parser.parse_args()
@@ -185,7 +197,7 @@ def main() -> None:
 
     rows = [
         least_disturbed(policy, running, waiting, is_short=is_short)
-        for policy in args.policy or ["fcfs", "sarathi"]
+        for policy in args.policy or ["fcfs", "sarathi", "slai", "hybrid"]
         for running, waiting in GOALS_US
         for is_short in (False, True)
     ]
