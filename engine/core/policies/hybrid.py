@@ -125,6 +125,7 @@ class Hybrid(SchedulingPolicy):
         self._turn: Request | None = None  # whose turn it is
         # The present, read once per step in `limits`.
         self._step_ns = 0
+        self._soon_ns = 0
         self._pace = 1.0
         self._first_open_rank = NO_LIMIT
         self._wanted_blocks = 0
@@ -140,6 +141,7 @@ class Hybrid(SchedulingPolicy):
         """The time budget; whatever the other answers need of the present is read here, once."""
         options = self._options
         self._step_ns = self._budget_ns(view)
+        self._soon_ns = view.now_ns + 2 * self._step_ns
         self._pace = self._pace_at(view.device_use)
         self._first_open_rank, self._wanted_blocks = NO_LIMIT, 0
         self._given_up.clear()
@@ -207,7 +209,7 @@ class Hybrid(SchedulingPolicy):
         if pace <= 0.0:
             return True
         slack_ns = slo.tbt_ns if slo.tbt_mode is TbtMode.GAP else due_ns(request) - last_ns
-        return view.now_ns + 2 * self._step_ns > last_ns + pace * slack_ns
+        return self._soon_ns > last_ns + pace * slack_ns
 
     # Prompts
 
@@ -237,7 +239,6 @@ class Hybrid(SchedulingPolicy):
             return
         speed = self._prompt_speed(view)
         at_ns: float = view.now_ns
-        soon_ns = view.now_ns + 2 * self._step_ns
         most = MOST_JOBS
         for rank in ranks:
             jobs = self._prompts.jobs(rank, view.now_ns, speed, most)
@@ -250,7 +251,7 @@ class Hybrid(SchedulingPolicy):
             for name, _, length_ns, _, is_fixed, num_tokens in jobs:
                 if name in self._given_up:
                     continue
-                if not is_fixed and at_ns < soon_ns:
+                if not is_fixed and at_ns < self._soon_ns:
                     self._wanted_blocks += num_tokens // view.capacity.block_size + 1
                 at_ns += length_ns
 
@@ -294,7 +295,11 @@ class Hybrid(SchedulingPolicy):
     def keep_rank(self, request: Request, view: View) -> Rank:
         """Class, then whoever is nearest its end: it gives its memory back soonest."""
         order = request.order
-        left = self._remaining(request) if self._options.predict else 0.0
+        left = 0.0
+        if self._options.predict:  # `_remaining`, without the calls
+            known = request.estimate
+            guess = UNKNOWN_LENGTH if known is None else known.middle
+            left = remaining_tokens(guess, len(request.output), order.sampling.max_tokens)
         return (order.slo.rank, left, order.arrival_ns, request.id)
 
     def _predicted(self, request: Request) -> float:
