@@ -185,7 +185,10 @@ class KVCacheManager:
         return sum(map(self._pool.has_sole_owner, blocks))
 
     def release(self, request: Request) -> None:
-        """Give back every block of a request that stays known (it will be computed again)."""
+        """Give back every block of a request that stays known, on device and host.
+
+        It will be computed again.
+        """
         holding = self._holdings[request.id]
         self._pool.release(holding.blocks)
         self._host.release(holding.host_blocks)
@@ -225,12 +228,6 @@ class KVCacheManager:
         holding = self._holdings[request.id]
         self._host.release(holding.host_blocks)
         holding.host_blocks = ()
-
-    def has_failed_to_return(self, request: Request) -> None:
-        """The step with the copy back failed; the host's copy is as good as before."""
-        holding = self._holdings[request.id]
-        self._pool.release(holding.blocks)
-        holding.blocks = ()
 
     def forget(self, request: Request, *, fenced: bool) -> None:
         """End a request. Fenced: a dispatched step still uses its blocks, so hold them back."""

@@ -198,12 +198,19 @@ class Scheduler:
         return events
 
     def recompute(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
-        """The dispatched step failed: its requests start over, or end after too many faults."""
+        """The dispatched step failed: its requests start over, or end after too many faults.
+
+        That holds for whoever was carried as well (law L33): a return that were tried again and
+        again would take everybody in its steps with it.
+        """
         events = []
-        requests = self._take_back(batch)
-        self._fail_copies(batch, now_ns)
+        requests = list(self._take_back(batch))
+        for copy in (*batch.parks, *batch.returns):
+            request = self.queues.parked.get(copy.request_id)
+            if request is not None:  # it may have left meanwhile
+                requests.append(request)
         for request in requests:
-            if request.status is not Status.RUNNING:
+            if request.status is Status.FINISHED:
                 continue
             request.fault_count += 1
             if request.fault_count > MAX_FAULTS:
@@ -225,17 +232,6 @@ class Scheduler:
             if request is not None:  # it may have left meanwhile
                 self.kv.has_returned(request)
                 self.queues.resume(request, now_ns)
-
-    def _fail_copies(self, batch: Batch, now_ns: int) -> None:
-        """The step failed: what was on its way out is lost, what was on its way in still parked."""
-        for copy in batch.returns:
-            request = self.queues.parked.get(copy.request_id)
-            if request is not None:
-                self.kv.has_failed_to_return(request)
-        for copy in batch.parks:
-            request = self.queues.parked.get(copy.request_id)
-            if request is not None:
-                self._start_over(request, now_ns)
 
     def abandon(self, now_ns: int, detail: str) -> list[TokenEvent]:
         """End everyone as FAILED; only when no executor will touch the blocks any more."""

@@ -69,8 +69,11 @@ class MemoryExecutor:
                 tokens.append(SampledToken(chunk.request_id, token))
         return StepResult(batch.step, tuple(tokens), elapsed_ns, failed)
 
-    def lose(self, batch: Batch) -> None:
-        """The step fails half-way: whatever it was writing, on either side, is garbage now."""
+    def lose(self) -> list[Truth]:
+        """The step fails half-way: whatever it was writing, on either side, is garbage now.
+
+        Returns who was in it, gone or not.
+        """
         for chunk, truth in self._out:
             self.forget_table(truth)
             for position in range(chunk.start, chunk.end):
@@ -80,8 +83,10 @@ class MemoryExecutor:
                 self._spoil(self._host, host_block)
         for copy, truth in self._returns:
             self.forget_table(truth)
+            self._stored.pop(id(truth), None)
             for block in copy.block_ids:
                 self._spoil(self._device, block)
+        return [truth for _, truth in (*self._out, *self._parks, *self._returns)]
 
     def forget_table(self, truth: Truth) -> None:
         """The request gave its blocks back; it may get the same ones in a new table."""

@@ -156,8 +156,9 @@ class World:
         order = [chunk.request_id for chunk in batch.chunks]
         places = [order.index(event.request_id) for event in events]
         assert places == sorted(places), "events are not in the batch's order"
-        for copy in batch.returns:
-            self._expect(copy.request_id, Status.RUNNING)
+        for copy in batch.returns:  # who left may have left its id to a newcomer, which waits
+            request = self.core._scheduler.find(copy.request_id)
+            assert request is None or request.status in (Status.RUNNING, Status.WAITING)
         self._note_progress(bool(events))
         return self._take(events)
 
@@ -165,22 +166,19 @@ class World:
         self.is_sound = False
         batch = self._take_out()
         self.now_ns += STEP_NS
-        self.executor.lose(batch)
-        gone = []
-        for chunk in batch.chunks:
-            truth = self.live.get(chunk.request_id)
-            if truth is not None and chunk.start < len(truth.history):
-                self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
-        for copy in batch.parks:
+        lost = [truth for truth in self.executor.lose() if truth.end is None]
+        for truth in lost:
+            self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
+        for copy in (*batch.parks, *batch.returns):
             self._end_parking(copy.request_id)
         events = self.core.fail_step(batch, self.now_ns, "device memory ran out")
-        # Law L33: what was on its way out is computed again, what was on its way in is still there.
-        for copy in batch.parks:
-            self._expect(copy.request_id, Status.WAITING)
-        for copy in batch.returns:
-            self._expect(copy.request_id, Status.PARKED)
-        gone = [event.request_id for event in events]
-        assert all(self.faults[id(self.live[name])] > MAX_FAULTS for name in gone)
+        for name in batch_names(batch):  # law L33: whoever was carried is computed again too
+            request = self.core._scheduler.find(name)
+            assert request is None or request.status is Status.WAITING
+            assert request is None or request.num_computed == 0
+        # Three faults in a row, without a token in between, are the end.
+        gone = {event.request_id for event in events}
+        assert gone == {t.order.id for t in lost if self.faults[id(t)] > MAX_FAULTS}
         assert all(event.finish_reason is FinishReason.FAILED for event in events)
         self.steps_without_progress = 0
         return self._take(events)
@@ -219,7 +217,7 @@ class World:
             truth = self.live[event.request_id]  # an event after the end would find nobody
             assert event.at_ns == self.now_ns
             if event.token_id is not None:
-                self.faults.pop(id(truth), None)  # only faults in a row count
+                self.faults.pop(id(truth), None)
                 truth.output.append(event.token_id)
                 truth.token_times.append(event.at_ns)
                 expected = truth.expected[: len(truth.output)]
@@ -288,16 +286,6 @@ class World:
             truth.parked_ns += self.now_ns - truth.parked_since
             truth.parked_since = None
 
-    def _expect(self, name: str, status: Status) -> None:
-        """A request that was carried and has not left meanwhile stands where it should.
-
-        (A newcomer may bear the id of one that left: it waits.)
-        """
-        request = self.core._scheduler.find(name)
-        assert request is None or request.status in (status, Status.WAITING)
-        if status is Status.WAITING and request is not None:
-            assert request.num_computed == 0
-
     def _num_computed(self, name: str) -> int:
         request = self.core._scheduler.find(name)
         assert request is not None
@@ -349,6 +337,11 @@ class World:
         over = len(self.batches) - self.abandoned - (self.out is not None)
         assert len(self.recorder.steps) == over
         self.is_sound = True
+
+
+def batch_names(batch: Batch) -> list[str]:
+    """Everybody whom the step computes or carries."""
+    return [part.request_id for part in (*batch.chunks, *batch.parks, *batch.returns)]
 
 
 def late_tokens(truth: Truth) -> int:

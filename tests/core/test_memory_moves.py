@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.core.memory_moves import MAX_PREEMPTIONS
 from engine.core.policy import Room, StepLimits
 from engine.core.request import FinishReason, Request, RequestOrder, Slo, Status
+from engine.core.scheduler import MAX_FAULTS
 
 
 def premium(name: str, prompt: int | tuple[int, ...] = 4, *, max_tokens: int = 4) -> RequestOrder:
@@ -544,8 +545,8 @@ def test_a_fault_while_parking_falls_back_to_computing_again() -> None:
     assert [truth.end.finish_reason for truth in world.ended if truth.end] == ["length"] * 2
 
 
-def test_a_fault_while_returning_leaves_it_on_the_host() -> None:
-    """Law L33: the host's copy is as good as before, and it comes back later."""
+def test_a_fault_while_returning_falls_back_to_computing_again() -> None:
+    """Law L33: a return that fails is not tried again; the answer is the same in the end."""
     policy = Tiered()
     world = parked_pair(policy)
     policy.park = ("b",)
@@ -553,11 +554,31 @@ def test_a_fault_while_returning_leaves_it_on_the_host() -> None:
     policy.park, policy.back = (), ("b",)
     world.start()
     world.fault()
-    assert status(world, "b") is Status.PARKED
-    assert world.core.snapshot(world.now_ns).free_host_blocks == 17
-    step(world)
-    assert carried(world) == ([], ["b"])
-    assert status(world, "b") is Status.RUNNING
+    assert status(world, "b") is Status.WAITING
+    snapshot = world.core.snapshot(world.now_ns)
+    assert (snapshot.free_host_blocks, snapshot.parked) == (20, 0)
+    world.drain()
+    assert [truth.end.finish_reason for truth in world.ended if truth.end] == ["length"] * 2
+
+
+def test_a_context_whose_copies_always_fail_ends_with_an_error() -> None:
+    """Three faults in a row without a token in between: no livelock, and no other request hurt."""
+    policy = Tiered()
+    world = make_world(policy, num_host_blocks=20, enable_prefix_cache=False)
+    world.submit(free("a", 10, max_tokens=30))
+    world.submit(free("b", 40, max_tokens=9))
+    policy.shape = StepLimits(max_tokens=12)
+    faults = 0
+    while "b" in world.live:
+        policy.park = ("b",)
+        world.start()
+        if carried(world)[0] == ["b"]:
+            faults += 1
+            world.fault()
+        else:
+            world.finish()
+    assert faults == MAX_FAULTS + 1
+    assert [truth.end.finish_reason for truth in world.ended if truth.end] == ["failed"]
     world.drain()
 
 
