@@ -190,6 +190,8 @@ class MemoryMoves:
         """
         if self.is_awaited or not self._may_displace:
             return False
+        if not self._coming and not self._has_any_for(newcomer):
+            return False  # found without ranking everyone, in nearly every full step
         promised = min(self._coming, max(0, num_missing))
         victims = self._fallible(newcomer, prefix, num_missing - promised, num_seats)
         if victims is None:
@@ -212,6 +214,15 @@ class MemoryMoves:
                 self._drop(victim)
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
         return not self.is_awaited
+
+    def _has_any_for(self, newcomer: Request) -> bool:
+        """True where the policy would let anybody who runs make room for this one."""
+        may_displace, view, queues = self._policy.may_displace, self.view, self._queues
+        return any(
+            may_displace(newcomer, victim, view)
+            for place in (queues.decoding, queues.prefilling)
+            for victim in place.values()
+        )
 
     def end_displacing(self) -> None:
         """What is planned from now on only fills a step that would be empty."""
