@@ -142,10 +142,11 @@ class MemoryMoves:
     def _may_park(self, request: Request) -> bool:
         """True where parking is possible, frees something, fits the link and leaves a survivor."""
         tokens = self._parking_tokens + request.num_computed
+        may_exceed = self._limits.may_park_more and not self.parks
         return (
             request.preemption_count < MAX_PREEMPTIONS
             and request.num_computed > request.parked_at
-            and (not self.parks or tokens <= self._limits.max_copy_tokens)
+            and (may_exceed or tokens <= self._limits.max_copy_tokens)
             and self._kv.can_park(request)
             and self._kv.frees_any(request)
             and request is not self.keepers()[0][1]

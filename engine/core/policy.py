@@ -67,8 +67,8 @@ class StepLimits:
     batch has rows. `whole_prompts` takes a prompt's remaining tokens in one chunk or not at all.
     `max_step_ns` is the time budget: prompts and decodes that are not due are added only while the
     latency model says that the step stays within it (nothing to an engine without a model).
-    `max_copy_tokens` bounds what is carried in each direction beside the step; one request always
-    may be.
+    `max_copy_tokens` bounds what is carried in each direction beside the step; a single return
+    always may exceed it, a single park only where `may_park_more` says so (the step then waits).
     """
 
     max_tokens: int = NO_LIMIT
@@ -78,6 +78,7 @@ class StepLimits:
     whole_prompts: bool = False
     max_step_ns: int = NO_LIMIT
     max_copy_tokens: int = NO_LIMIT
+    may_park_more: bool = True
 
 
 @dataclass(frozen=True, slots=True)

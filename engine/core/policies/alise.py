@@ -66,11 +66,14 @@ class JobTimes:
 
     def remaining_ns(self, job: Request) -> float:
         """Return the predicted time until the job's last token, were it to run from now on."""
-        most = job.order.sampling.max_tokens
+        generated, most = len(job.output), job.order.sampling.max_tokens
+        num_tokens = job.num_prompt_tokens + generated
+        prompt = num_tokens - job.num_computed
+        if prompt == 1 and generated:  # it decodes
+            prompt = 0
         guess = float(most) if job.estimate is None else job.estimate.middle
-        left = remaining_tokens(guess, len(job.output), most)
-        prompt = 0 if job.is_decoding else job.num_uncomputed
-        token_ns = self._alpha_ns * job.num_tokens + self._beta_ns
+        left = remaining_tokens(guess, generated, most)
+        token_ns = self._alpha_ns * num_tokens + self._beta_ns
         return self._model.factor * (self._prompt_token_ns * prompt + left * token_ns)
 
     def swap_ns(self, job: Request) -> float:

@@ -129,6 +129,8 @@ class Hybrid(SchedulingPolicy):
         self._pace = 1.0
         self._first_open_rank = NO_LIMIT
         self._wanted_blocks = 0
+        self._tightest_ns = NO_LIMIT  # the shortest gap between tokens promised to anyone so far
+        self._most_parked = NO_LIMIT  # tokens of one context that a step can carry
 
     @property
     def swaps(self) -> bool:
@@ -151,10 +153,14 @@ class Hybrid(SchedulingPolicy):
         link_ns = max(
             self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
         )
-        copies = int(self._step_ns * options.link_share / link_ns) if link_ns else NO_LIMIT
+        # Whoever leaves must fit beside a step of the tightest class that was ever asked for: what
+        # it takes to come back, then, is not known.
+        beside_ns = min(float(self._step_ns), self._tightest_ns * options.step_share)
+        copies = int(beside_ns * options.link_share / link_ns) if link_ns else NO_LIMIT
+        self._most_parked = copies
         if not options.time_budget:
-            return StepLimits(max_tokens=512, max_copy_tokens=copies)
-        return StepLimits(max_step_ns=self._step_ns, max_copy_tokens=copies)
+            return StepLimits(max_tokens=512, max_copy_tokens=copies, may_park_more=False)
+        return StepLimits(max_step_ns=self._step_ns, max_copy_tokens=copies, may_park_more=False)
 
     def _budget_ns(self, view: View) -> int:
         """A share of the tightest promise among the decodes, and never less than two bare steps.
@@ -222,6 +228,8 @@ class Hybrid(SchedulingPolicy):
         if request.first_token_ns is not None:  # it lost its context on the way
             return (rank, 0, due_ns(request), arrival_ns, request.id)
         if not request.note:
+            if order.slo.tbt_mode is TbtMode.GAP:
+                self._tightest_ns = min(self._tightest_ns, order.slo.tbt_ns)
             self._prompts.enter(request, self._decode_cost_ns(request))
         due, stage = request.note
         if request is self._turn:
@@ -358,6 +366,8 @@ class Hybrid(SchedulingPolicy):
         for request in view.decoding:
             if request.order.slo.rank == 0 and request.order.slo.tbt_mode is TbtMode.GAP:
                 continue  # the first class is not paused on the strength of what it may miss
+            if request.num_computed > self._most_parked:
+                continue
             absence = absence_ns(request, view.now_ns, self._pause_ns)
             if absence >= self._least_pause_ns:
                 away.append((self._remaining(request), request.id, request, absence))
