@@ -34,11 +34,14 @@ LABELS = (
 
 
 def main() -> None:
-    asked = points.parser(__doc__, requests=2500, seeds=3).parse_args()
+    parser = points.parser(__doc__, requests=2500, seeds=3)
+    parser.add_argument("--rates", default=",".join(map(str, RATES)))
+    asked = parser.parse_args()
+    rates = [float(rate) for rate in asked.rates.split(",")]
     base = PointSpec(str(points.data_file(asked.data, TRACE)), "hybrid", 1.0, asked.requests)
     seeds = range(1, asked.seeds + 1)
     store = points.Store("ablations", asked)
-    jobs = points.jobs_of(base, dict.fromkeys(LABELS, RATES), seeds)
+    jobs = points.jobs_of(base, dict.fromkeys(LABELS, rates), seeds)
     tallies = points.by_policy(store.run(jobs), LABELS)
     points.print_grid(tallies)
     table = points.rows_of(tallies)
