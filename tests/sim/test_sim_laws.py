@@ -94,11 +94,12 @@ def test_random_worlds_are_lawful(
 
 
 def test_the_pool_is_short_enough_for_the_tests_to_mean_something(tmp_path: Path) -> None:
-    """Without a host requests are preempted, with one they are parked: both ways are walked."""
+    """Without a host requests are preempted, with one a policy that swaps parks: both are walked."""
     without = point(tmp_path, "fcfs", faults=FAULTS["no host"])
     assert without["preemptions"] > 0
     assert without["recompute_share"] > 0
-    assert point(tmp_path, "fcfs")["parks"] > 0
+    assert point(tmp_path, "fcfs")["parks"] == 0
+    assert point(tmp_path, "alise")["parks"] > 0
 
 
 def test_aborts_hit_all_moments_of_a_life() -> None:
