@@ -94,7 +94,7 @@ def test_random_worlds_are_lawful(
 
 
 def test_the_pool_is_short_enough_for_the_tests_to_mean_something(tmp_path: Path) -> None:
-    """Without a host requests are preempted, with one a policy that swaps parks: both are walked."""
+    """Without a host requests are preempted, with one a policy that swaps parks them."""
     without = point(tmp_path, "fcfs", faults=FAULTS["no host"])
     assert without["preemptions"] > 0
     assert without["recompute_share"] > 0
