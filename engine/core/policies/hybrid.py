@@ -54,7 +54,7 @@ MOST_BACK = 4
 class HybridOptions:
     """Constants of the hybrid, and its ablations: a switch turned to 0 takes one idea out.
 
-    `step_share` of the tightest TBT is a step's time, `max_step_ms` its most. `pace_low` and
+    `step_share` of the tightest TBT, or of `max_step_ms` if that is less, is a step's time. `pace_low` and
     `pace_high` are shares of device blocks in use: up to the first decodes wait until they are
     due, from the second on all run. `reserve` of the blocks is kept for the first class, `growth`
     for decodes. `second_s` after its arrival a prompt that missed is due again; it counts
