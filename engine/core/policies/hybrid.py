@@ -54,15 +54,15 @@ MOST_BACK = 4
 class HybridOptions:
     """Constants of the hybrid, and its ablations: a switch turned to 0 takes one idea out.
 
-    `step_share` of the tightest TBT, or of `max_step_ms` if that is less, is a step's time. `pace_low` and
-    `pace_high` are shares of device blocks in use: up to the first decodes wait until they are
-    due, from the second on all run. `reserve` of the blocks is kept for the first class, `growth`
-    for decodes. `second_s` after its arrival a prompt that missed is due again; it counts
-    `second_weight` times as dear as others. `decode_weight` of its predicted decoding belongs to
-    what a prompt costs. `ageing` is how many times its own length a lost prompt may be overtaken.
-    One start in `oldest_every` goes to the oldest of the lost once it waited for `oldest_s`. Pauses
-    last at most `pause_s` and at least `least_pause_s`; parked ones come back early below
-    `back_use` of the blocks.
+    `step_share` of the tightest TBT, or of `max_step_ms` if that is less, is a step's time.
+    `pace_low` and `pace_high` are shares of device blocks in use: up to the first decodes wait
+    until they are due, from the second on all run. `reserve` of the blocks is kept for the first
+    class, `growth` for decodes. `second_s` after its arrival a prompt that missed is due again; it
+    counts `second_weight` times as dear as others. `decode_weight` of its predicted decoding
+    belongs to what a prompt costs. `ageing` is how many times its own length a lost prompt may be
+    overtaken. One start in `oldest_every` goes to the oldest of the lost once it waited for
+    `oldest_s`. Pauses last at most `pause_s` and at least `least_pause_s`; parked ones come back
+    early below `back_use` of the blocks.
     """
 
     step_share: float = 0.94
