@@ -253,6 +253,10 @@ def test_rates_that_do_not_fit_beside_each_other_stand_below(
     assert "…" not in done.out
 
 
+def is_at_work(worker: psutil.Process) -> bool:
+    return worker.cpu_times().user > 0.5
+
+
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_comparison_that_is_stopped_leaves_nothing(
     trace: Path, tmp_path: Path, sign: signal.Signals, code: int
@@ -269,9 +273,11 @@ def test_a_comparison_that_is_stopped_leaves_nothing(
         start_new_session=True,
     )
     workers: list[psutil.Process] = []
-    while len(workers) < 3:  # two, and the tracker of their resources
+    # Two and the tracker of their resources; one that has not read its orders yet would complain.
+    while len(workers) < 3 or not all(is_at_work(worker) for worker in workers[1:]):
         assert command.poll() is None, command.communicate()
         workers = psutil.Process(command.pid).children(recursive=True)
+        workers.sort(key=lambda worker: "resource_tracker" not in " ".join(worker.cmdline()))
     command.send_signal(sign)
     said, complained = command.communicate(timeout=120)
     assert (command.returncode, said, complained) == (code, "", "")
