@@ -16,12 +16,15 @@ from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
 from engine.core.memory_moves import MAX_PREEMPTIONS
-from engine.core.policy import SchedulingPolicy
+from engine.core.policy import NO_LIMIT, SchedulingPolicy
 from engine.core.request import FinishReason, RequestOrder, Status, TbtMode
 from engine.core.scheduler import MAX_FAULTS
 from engine.core.stats import TokenEvent
 
 STEP_NS = 7
+
+# Policies that serve requests in an order that time does not change.
+STILL = ("fcfs", "sarathi", "sarathi-spf", "orca", "vllm0", "tiered")
 
 
 class World:
@@ -299,25 +302,22 @@ class World:
         MAX_PREEMPTIONS times at most. So with n live requests of at most L tokens K is less than
         3 * n * L * (1 + MAX_PREEMPTIONS): no state stands still for ever.
 
-        Where the first that came is served first, it is the steps of one longest history: a step
-        for each budget of tokens, and two for each block of which a victim has to be carried out
-        first. Those who rank by dice, or leave less than the whole budget to prompts, stay within
-        four histories computed token by token.
+        Where ranks stand still and nothing but tokens is short, K is the steps of one longest
+        history, and two more while copies are under way. Everybody else stays within four such
+        histories of lone tokens.
         """
         self.steps_without_progress = 0 if progressed else self.steps_without_progress + 1
         self.most_steps_without_progress = max(
             self.most_steps_without_progress, self.steps_without_progress
         )
         capacity, policy = self.core.capacity, self.core.policy
+        limits = policy.limits(self.core._scheduler.planner.view(self.now_ns))
         longest = capacity.max_model_len
         bound = 4 * longest + 8
-        if policy.name in ("fcfs", "sarathi"):
-            limits = policy.limits(self.core._scheduler.planner.view(self.now_ns))
+        if policy.name in STILL and limits.max_step_ns >= NO_LIMIT:
             # A limit of nothing is not kept (law L11): the executor's own holds then.
             budget = min(limits.max_tokens, capacity.max_batch_tokens) or capacity.max_batch_tokens
-            bound = -(-longest // budget) + 2
-            if capacity.num_host_blocks:
-                bound += 2 * -(-longest // capacity.block_size)
+            bound = -(-longest // budget) + (4 if capacity.num_host_blocks else 2)
         assert self.steps_without_progress <= bound, "law L12"
 
     def check(self) -> None:
