@@ -57,6 +57,7 @@ class World:
         self.ended: list[Truth] = []
         self.batches: list[Batch] = []
         self.refused: list[RefusalReason] = []
+        self.num_copied = 0  # tokens, in whole blocks, both ways
         self.steps_without_progress = 0
         self.most_steps_without_progress = 0
         self.faults: dict[int, int] = {}
@@ -278,6 +279,8 @@ class World:
             self.executor.forget_table(self.live[request.id])
 
     def _note_parks(self, batch: Batch) -> None:
+        blocks = sum(len(copy.block_ids) for copy in (*batch.parks, *batch.returns))
+        self.num_copied += blocks * self.core.capacity.block_size
         for copy in batch.parks:
             truth = self.live[copy.request_id]
             truth.num_parks += 1
@@ -331,9 +334,12 @@ class World:
         assert self.recorder.finished == [truth.end for truth in self.ended]
         everyone = (*self.ended, *self.live.values())
         assert snapshot.output_tokens_total == sum(len(truth.output) for truth in everyone)
+        assert snapshot.parks_total == sum(truth.num_parks for truth in everyone)
+        assert snapshot.copied_tokens_total == self.num_copied
         assert snapshot.recomputed_tokens_total <= snapshot.computed_tokens_total
         assert sum(count for _, count in snapshot.waiting_by_tier) == snapshot.waiting
         assert sum(count for _, count in snapshot.running_by_tier) == snapshot.running
+        assert snapshot.free_host_blocks <= snapshot.num_host_blocks
         over = len(self.batches) - self.abandoned - (self.out is not None)
         assert len(self.recorder.steps) == over
         self.is_sound = True

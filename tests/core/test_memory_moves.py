@@ -492,6 +492,48 @@ def test_nobody_starts_ahead_of_a_parked_one_that_found_no_room() -> None:
     world.drain()
 
 
+def test_the_first_of_those_who_found_no_room_holds_up_the_starts() -> None:
+    """Law L19: a newcomer between two of them in rank waits for the one ahead of it."""
+    policy = Tiered(displaces=False)
+    world = make_world(policy, num_blocks=11, enable_prefix_cache=False, num_host_blocks=20)
+    world.wait(9)
+    for name, length, arrival_ns in [("a", 14, 0), ("x", 11, 1), ("y", 11, 3)]:
+        world.submit(free(name, length, max_tokens=20, arrival_ns=arrival_ns))
+    step(world)
+    policy.park = ("x", "y")
+    step(world)
+    policy.park = ()
+    world.submit(free("b", 15, max_tokens=20, arrival_ns=0))
+    step(world)
+    policy.back = ("x", "y")  # each needs four blocks, and three are free
+    world.submit(free("between", 3, arrival_ns=2))
+    assert step(world) == [("a", 1), ("b", 1)]
+    assert carried(world) == ([], [])
+    assert status(world, "between") is Status.WAITING
+    world.drain()
+
+
+def test_a_return_leaves_the_room_of_a_newcomer_that_could_displace_it() -> None:
+    """Law L20: what is free for a class ahead is not taken by those who might fall for it."""
+    policy = Tiered()
+    world = make_world(
+        policy, num_blocks=10, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=20
+    )
+    world.submit(premium("a", 16, max_tokens=5))
+    world.submit(free("b", 8, max_tokens=9))
+    step(world)
+    policy.park, policy.back = ("b",), ("b",)
+    step(world)
+    world.submit(premium("p", 24, max_tokens=2))  # six blocks, of which five are free
+    steps = 0
+    while not any(name == "p" for name, _ in step(world)):
+        assert carried(world) == ([], [])
+        steps += 1
+    assert steps > 1
+    assert carried(world) == ([], ["b"])  # ten were free, enough for both
+    world.drain()
+
+
 def test_a_return_brings_room_for_a_block_more() -> None:
     """Law L17: no return that would have to make room for its very next token."""
     policy = Tiered()
