@@ -31,6 +31,9 @@ PRICES = (
     "prompt_ns",
     "row_ns",
 )
+# A sweep tells the prices apart, traffic tells the level: in service a prompt comes out of nowhere
+# and everything it touches is cold.
+SERVICE_SHARE = 0.75
 DIGITS = 4  # significant ones of a price: more would promise what no measurement holds
 
 
@@ -38,17 +41,19 @@ DIGITS = 4  # significant ones of a price: more would promise what no measuremen
 class Observation:
     """A measured step: what it held (see `StepCost`) and how long it took, in nanoseconds.
 
-    `samples` is how many equal steps stand behind it; it counts as that many.
+    `samples` is how many equal steps stand behind it; it counts as that many. `in_service`: not
+    from a sweep but from random traffic, and then the mean of steps that are alike.
     """
 
-    num_decodes: int
-    num_prefills: int
-    num_tokens: int
+    num_decodes: float
+    num_prefills: float
+    num_tokens: float
     kv_tokens: float
     pairs: float
     prompt_kv: float
     ns: float
     samples: int = 1
+    in_service: bool = False
 
     @property
     def regime(self) -> str:
@@ -175,24 +180,31 @@ def _features(seen: Observation, knee: int, tile_tokens: int) -> list[float]:
     """Return what each of PRICES is multiplied with; the factor begins as an extra price."""
     return [
         1.0,
-        float(seen.num_tokens),
-        float(-(-seen.num_tokens // tile_tokens)) if tile_tokens else 0.0,
-        float(max(0, seen.num_tokens - knee)) if knee else 0.0,
+        seen.num_tokens,
+        float(math.ceil(seen.num_tokens / tile_tokens)) if tile_tokens else 0.0,
+        max(0.0, seen.num_tokens - knee) if knee else 0.0,
         seen.kv_tokens,
         seen.kv_tokens if seen.num_prefills else 0.0,
         seen.pairs,
         seen.prompt_kv,
         float(seen.num_prefills > 0),
-        float(seen.num_decodes + seen.num_prefills),
+        seen.num_decodes + seen.num_prefills,
     ]
 
 
 def _weights(observations: Sequence[Observation]) -> list[float]:
-    """Return weights whose squares add up to one in every regime."""
-    counts: dict[str, int] = {}
+    """Return weights whose squares add up to one in every regime, shared by sweep and service."""
+    counts: dict[tuple[str, bool], int] = {}
     for seen in observations:
-        counts[seen.regime] = counts.get(seen.regime, 0) + seen.samples
-    return [math.sqrt(seen.samples / counts[seen.regime]) for seen in observations]
+        key = (seen.regime, seen.in_service)
+        counts[key] = counts.get(key, 0) + seen.samples
+    weights = []
+    for seen in observations:
+        share = 1.0
+        if (seen.regime, not seen.in_service) in counts:
+            share = SERVICE_SHARE if seen.in_service else 1 - SERVICE_SHARE
+        weights.append(math.sqrt(share * seen.samples / counts[seen.regime, seen.in_service]))
+    return weights
 
 
 def round_to_digits(value: float, digits: int = DIGITS) -> float:

@@ -81,9 +81,9 @@ class LatencyModel:
 
     def held_ns(
         self,
-        num_tokens: int,
-        num_rows: int,
-        num_prefills: int,
+        num_tokens: float,
+        num_rows: float,
+        num_prefills: float,
         kv_tokens: float,
         pairs: float,
         prompt_kv: float,

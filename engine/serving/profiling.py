@@ -30,6 +30,9 @@ RECORDER = "engine.model.profiler:make"
 TOKEN_IDS = range(10, 250)  # every tokenizer has these
 CHUNKS = (1, 4, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 1024, 2048)
 DECODE_STEPS = 24
+USERS = (1, 4, 16, 64)
+TRAFFIC_ROUNDS = 3  # as many rounds of it as the budget is made for
+THINK_S = 0.02  # of one user; several think shorter, or the engine would never be full
 Progress = Callable[[str, float], None]
 
 
@@ -52,12 +55,28 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """Service in small: users who think, ask and read, each with one request at a time.
+
+    Prompts have 4 to `most_prompt` tokens and answers 2 to `most_output`, drawn evenly by their
+    logarithm; a user thinks for `think_s` on average before each.
+    """
+
+    users: int
+    think_s: float
+    most_prompt: int
+    most_output: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to measure: each scenario up to `rounds` times, in about `budget_s` seconds."""
 
     scenarios: tuple[Scenario, ...]
     rounds: int
     budget_s: float
+    traffic: tuple[Traffic, ...] = ()  # played once in every round
 
 
 def make_plan(info: EngineInfo, *, quick: bool = False) -> Plan:
@@ -90,7 +109,19 @@ def make_plan(info: EngineInfo, *, quick: bool = False) -> Plan:
         if (s.rows or s.prompts) and s.rows * (s.context + 4 * DECODE_STEPS) <= held
     ]
     ordered = tuple(sorted(fitting, key=lambda scenario: scenario.num_tokens))
-    return Plan(ordered, rounds=2 if quick else 5, budget_s=10.0 if quick else 45.0)
+    budget_s = 10.0 if quick else 45.0
+    return Plan(ordered, 2 if quick else 5, budget_s, _traffic(info, budget_s))
+
+
+def _traffic(info: EngineInfo, budget_s: float) -> tuple[Traffic, ...]:
+    """Return traffic from light to more than can be served; a third of the time in all."""
+    longest = info.max_model_len // 4
+    if longest < 4:
+        return ()
+    fitting = info.num_blocks * info.block_size // (2 * longest)
+    users = [n for n in USERS if n <= min(info.max_batch_requests, max(1, fitting))]
+    seconds = budget_s / (3 * len(users) * TRAFFIC_ROUNDS)
+    return tuple(Traffic(n, THINK_S / n, longest, longest // 2, seconds) for n in users)
 
 
 async def measure(
@@ -134,7 +165,8 @@ async def measure(
         with path.open(encoding="utf-8") as lines:
             facts: dict[str, float] = json.loads(next(lines))
             steps = [StepRecord(*json.loads(line)) for line in lines if line.endswith("\n")]
-    return replace(summarise(info, facts, steps, windows), neighbours=neighbours)
+    seen = summarise(info, facts, steps, windows, num_scenarios=len(chosen.scenarios))
+    return replace(seen, neighbours=neighbours)
 
 
 class Driver:
@@ -161,6 +193,12 @@ class Driver:
         chosen = list(range(len(plan.scenarios)))
         await self._play(Scenario(4, 32, ((0, 16),)))  # caches and threads warm up
         for number in range(plan.rounds):
+            for offset, traffic in enumerate(plan.traffic):
+                if number and self._clock.now_ns() - began_ns > budget_ns:
+                    break
+                progress("measuring", min(1.0, number / plan.rounds))
+                windows.append((self._clock.now_ns(), len(plan.scenarios) + offset))
+                await self._serve(traffic)
             for place, index in enumerate(list(chosen)):
                 spent_ns = self._clock.now_ns() - began_ns
                 if number == 0 and place > 3 and spent_ns > budget_ns / 2:
@@ -200,6 +238,27 @@ class Driver:
                         self._engine.abort(name)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+
+    async def _serve(self, traffic: Traffic) -> None:
+        """Let the users come and go; when this returns, none of their requests is open."""
+        until_ns = self._clock.now_ns() + int(traffic.seconds * NS_PER_S)
+        try:
+            async with asyncio.TaskGroup() as users:
+                for _ in range(traffic.users):
+                    users.create_task(self._use(traffic, until_ns))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _use(self, traffic: Traffic, until_ns: int) -> None:
+        while self._clock.now_ns() < until_ns:
+            prompt = self._tokens(self._size(4, traffic.most_prompt))
+            await asyncio.sleep(self._rng.expovariate(1 / traffic.think_s))
+            _, stream = self._submit(prompt, self._size(2, traffic.most_output))
+            await read_to_the_end(stream)
+
+    def _size(self, least: int, most: int) -> int:
+        """Draw a number of tokens, evenly by its logarithm."""
+        return round(least * (max(least, most) / least) ** self._rng.random())
 
     async def _until_decoding(self, rows: int) -> None:
         """Wait until all rows run and no prompt waits."""

@@ -19,6 +19,7 @@ from engine.serving.client import EngineInfo
 
 FEWEST_SAMPLES = 3
 MOST_OUT = 2.0
+MOST_OUT_IN_SERVICE = 4.0
 KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
 TILES = (0, 64, 128, 256)
 HOST_SHARE = 2  # host blocks for each of the device, in simulations
@@ -63,20 +64,28 @@ def summarise(
     facts: dict[str, float],
     steps: Sequence[StepRecord],
     windows: Sequence[tuple[int, int]],
+    *,
+    num_scenarios: int,
 ) -> Measured:
     """Turn recorded steps into observations: equal steps of one scenario are one of them.
 
     Equal means: as many decodes, prompt chunks, tokens and cached prompt tokens; contexts grow by
-    a token a step, and their mean is taken.
+    a token a step, and their mean is taken. Windows numbered from `num_scenarios` on hold traffic,
+    where no two steps are equal: those alike are one observation (see `in_service`).
     """
+    traffic: dict[Any, list[tuple[StepRecord, int]]] = defaultdict(list)
     groups: dict[Any, dict[int, list[tuple[StepRecord, int]]]] = {}
     idle_shares: list[float] = []
     for place, step, step_ns in timed_steps(steps, windows):
         index = windows[place][1]
+        if index >= num_scenarios:
+            traffic[_kind(step)].append((step, step_ns))
+            continue
         key = (index, step.num_decodes, step.num_prefills, step.num_tokens, step.prompt_kv)
         groups.setdefault(key, defaultdict(list))[place].append((step, step_ns))
         idle_shares.append(1 - (step.ended_ns - step.began_ns) / step_ns)
-    rounds = (len(windows) - 1) / max(1, len({index for _, index in windows} - {-1}))
+    swept = [index for _, index in windows if 0 <= index < num_scenarios]
+    rounds = len(swept) / max(1, len(set(swept)))
     fewest = min(FEWEST_SAMPLES, int(rounds))
     observations = []
     for by_round in groups.values():
@@ -96,8 +105,37 @@ def summarise(
                 samples=len(group),
             )
         )
+    observations += [
+        _in_service(alike) for alike in traffic.values() if len(alike) >= FEWEST_SAMPLES
+    ]
     loop_share = statistics.median(idle_shares) if idle_shares else 0.0
     return Measured(info, tuple(observations), facts, loop_share, len(idle_shares), rounds)
+
+
+def _kind(step: StepRecord) -> tuple[int, ...]:
+    """Return what steps of traffic that are alike have in common: their sizes within a factor 2."""
+    sizes = (step.num_decodes, step.num_tokens, step.prompt_kv)
+    return (min(step.num_prefills, 3), *(size.bit_length() for size in sizes))
+
+
+def _in_service(alike: Sequence[tuple[StepRecord, int]]) -> Observation:
+    """Return the mean of steps that are alike, outliers bounded: in service they take their time.
+
+    The form is affine in what a step holds, so means may stand for the steps.
+    """
+    steps = [step for step, _ in alike]
+    most_ns = MOST_OUT_IN_SERVICE * statistics.median([step_ns for _, step_ns in alike])
+    return Observation(
+        num_decodes=statistics.fmean([step.num_decodes for step in steps]),
+        num_prefills=statistics.fmean([step.num_prefills for step in steps]),
+        num_tokens=statistics.fmean([step.num_tokens for step in steps]),
+        kv_tokens=statistics.fmean([step.kv_tokens for step in steps]),
+        pairs=statistics.fmean([step.pairs for step in steps]),
+        prompt_kv=statistics.fmean([step.prompt_kv for step in steps]),
+        ns=statistics.fmean([min(step_ns, most_ns) for _, step_ns in alike]),
+        samples=len(steps),
+        in_service=True,
+    )
 
 
 def typical_ns(rounds: Sequence[Sequence[int]]) -> float:
@@ -154,7 +192,7 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "method": "from batch to batch of the engine in service, its own work between steps"
         " included; equal steps by their mean in a round, the median"
         " of the rounds; non-negative least squares on relative errors,"
-        " the regimes weighted alike",
+        " the regimes weighted alike; three quarters of the weight to random traffic",
         "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
         "points": len(measured.observations),
         "steps": measured.num_steps,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.latency_fit import (
+    PRICES,
     Observation,
     fit_errors,
     fit_profile,
@@ -180,3 +181,14 @@ def test_an_error_counts_as_often_as_it_was_seen() -> None:
     assert error.mean == pytest.approx(0.005)
     assert (error.p95, error.max) == (0.0, 0.5)
     assert error.as_dict() == {"points": 2, "mean": 0.005, "p95": 0.0, "max": 0.5}
+
+
+def test_traffic_tells_the_level_and_a_sweep_the_prices() -> None:
+    """Where both were measured, traffic has three quarters of the weight, whatever its points."""
+    sweep = [observe(n, 0, 0, 0, 1000.0) for n in (1, 2, 4, 8, 16, 32)]
+    served = dataclasses.replace(observe(8, 0, 0, 0, 2000.0), in_service=True)
+    rest = LatencyProfile("level", base_ns=1.0)
+    found = fit_profile(rest, [*sweep, served], without=[p for p in PRICES if p != "base_ns"])
+    # The least of 0.25 (x / 1000 - 1)^2 + 0.75 (x / 2000 - 1)^2, by its derivative.
+    wanted = (0.25 / 1000 + 0.75 / 2000) / (0.25 / 1000**2 + 0.75 / 2000**2)
+    assert found.base_ns == pytest.approx(wanted, rel=1e-3)

@@ -139,6 +139,9 @@ def test_a_plan_fits_the_engine_it_is_for(changes: dict[str, int], quick: bool) 
             assert 1 <= size <= info.max_batch_tokens
             assert start + size < info.max_model_len
     assert plan.scenarios or info.num_blocks == 40 or info.max_model_len == 2
+    for traffic in plan.traffic:
+        assert 1 <= traffic.users <= info.max_batch_requests
+        assert max(4, traffic.most_prompt) + max(2, traffic.most_output) <= info.max_model_len
     tokens = [scenario.num_tokens for scenario in plan.scenarios]
     assert tokens == sorted(tokens), "the smallest come first"
 
@@ -171,7 +174,7 @@ def test_equal_steps_become_one_observation() -> None:
     """Their contexts' mean, their round's mean, the median of the rounds."""
     steps = [record(at, kv_tokens=20 + i) for i, at in enumerate((100, 110, 120, 9120, 9130, 9140))]
     windows = [(0, 0), (200, 0), (9000, 0), (10**6, -1)]
-    found = summarise(INFO, {}, steps, windows)
+    found = summarise(INFO, {}, steps, windows, num_scenarios=1)
     (one,) = found.observations
     assert one.ns == ((10 + 10 + 20) / 3 + 10) / 2
     assert one.samples == 5
@@ -180,11 +183,29 @@ def test_equal_steps_become_one_observation() -> None:
     assert found.loop_share == pytest.approx(0.9)
 
 
+def test_steps_of_traffic_that_are_alike_become_one_observation() -> None:
+    """Within a factor of two in size: their means, an outlier as four medians at most."""
+    sizes = (4, 5, 7, 4, 9)
+    steps = [
+        record(100 + 10 * i, num_decodes=n, num_tokens=n, kv_tokens=10 * n)
+        for i, n in enumerate(sizes)
+    ]
+    steps.append(record(9000, num_decodes=1))
+    found = summarise(INFO, {}, steps, [(0, 1), (10**6, -1)], num_scenarios=1)
+    (one,) = found.observations  # there is a single step of nine decodes
+    assert one.in_service
+    assert one.samples == 4
+    assert one.num_decodes == one.num_tokens == 5
+    assert one.kv_tokens == 50
+    assert one.ns == 10
+    assert found.rounds == 0
+
+
 def test_too_few_samples_are_no_observation() -> None:
     steps = [record(at) for at in (100, 110, 120)]
     windows = [(0, 0), (300, 0), (600, 0), (900, -1)]
-    assert summarise(INFO, {}, steps, windows).observations == ()
-    assert summarise(INFO, {}, [], []).observations == ()
+    assert summarise(INFO, {}, steps, windows, num_scenarios=1).observations == ()
+    assert summarise(INFO, {}, [], [], num_scenarios=1).observations == ()
 
 
 def test_the_profile_says_what_was_measured_and_how_well_it_holds() -> None:
