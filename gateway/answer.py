@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TypeAlias
 
 from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
 from engine.core.request import FinishReason
@@ -26,6 +27,9 @@ from gateway.stopwatch import Stopwatch
 from gateway.text import TextCodec
 
 ENGINE_HINT_MS = 2000
+
+# A choice, what it has new to say, and the tokens behind that text.
+Piece: TypeAlias = tuple[Choice, list[Delta], int]
 
 
 class Answer:
@@ -52,6 +56,7 @@ class Answer:
         self.is_done = False
         self.writing_since_ns: int | None = None
         self.drop_connection: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None  # called when it is ended from outside
 
     def open(self) -> None:
         """Take places in the queue, then seats in the engine: all or none; raises ApiError."""
@@ -78,17 +83,18 @@ class Answer:
         stopwatch = Stopwatch(plan.arrival_ns, len(plan.prompt_of(index)), plan.slo)
         return Choice(plan, index, self._codec, self._codec.output(plan.stops), stopwatch)
 
-    async def deltas(self) -> AsyncGenerator[tuple[Choice, list[Delta], int]]:
+    async def deltas(self) -> AsyncGenerator[Piece]:
         """Yield (choice, its new deltas, tokens behind them) until every choice has ended.
 
-        Raises the ApiError that ends the answer; simply ends when the client has left.
+        Where they are to be paced each token's come apart, else those that came together. Raises
+        the ApiError that ends the answer; simply ends when the client has left.
         """
         if self.plan.sampling.max_tokens == 0:
             for choice in self.choices:
                 choice.finish_reason = FinishReason.LENGTH.value
                 yield choice, [*choice.opening(), choice.ending()], 0
             return
-        if len(self.choices) == 1:
+        if len(self.choices) == 1 and not self.plan.is_paced:
             (choice,) = self.choices
             assert choice.stream is not None
             while events := await choice.stream.next_events():
@@ -164,7 +170,11 @@ class Answer:
                     choice = waiting.pop(task)
                     if events := task.result():
                         waiting[_next(choice)] = choice
-                        yield choice, events
+                        if self.plan.is_paced:
+                            for event in events:
+                                yield choice, [event]
+                        else:
+                            yield choice, events
         finally:
             for task in waiting:
                 task.cancel()
@@ -194,6 +204,8 @@ class Answer:
         self.client_left = True
         self.left_ns = now_ns
         self._abort()
+        if self.on_end is not None:
+            self.on_end()
 
     def cut(self, error: ApiError) -> None:
         """End the answer with an error that the client is told."""
@@ -201,6 +213,8 @@ class Answer:
             return
         self.cut_by = error
         self._abort()
+        if self.on_end is not None:
+            self.on_end()
 
     def _abort(self) -> None:
         """Free the places at once; the engine frees the seats before it takes another request."""
@@ -214,6 +228,9 @@ class Answer:
         """Give back every seat and place; the one way out, whatever happened."""
         self.is_done = True
         self._abort()
+        if self.plan.is_paced:
+            for choice in self.choices:
+                self._meter.settle(choice.request_id, client_left=self.client_left)
 
 
 def _next(choice: Choice) -> asyncio.Task[list[TokenEvent]]:

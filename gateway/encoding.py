@@ -241,7 +241,7 @@ class Encoder:
         return Plan(
             principal=principal,
             tier=tier,
-            slo=slo_of(tier),
+            slo=slo_of(tier, stream=bool(body.stream)),
             shape=shape,
             heading=heading,
             prompts=tuple(prompts),

@@ -8,12 +8,14 @@ an error (law L50). Rows are keyed by request id, so writing one twice changes n
 
 What a row counts: a prompt, once the engine began to compute it, and once for all choices of one
 prompt; the tokens of the answer. A request that was refused, or failed before its first token, has
-no row.
+no row. A paced stream may be minutes behind what was generated: its row waits until it is over at
+the door as well, and one whose client left counts the tokens that were delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -42,7 +44,8 @@ LATE_SHARE = 100
 class UsageContext:
     """What the door knows of one engine request, and the engine does not.
 
-    `bills_prompt` is False for further choices of a prompt that another choice pays for.
+    `bills_prompt` is False for further choices of a prompt that another choice pays for. `paced`
+    is True where the door holds tokens back, and says by `Meter.settle` when it has ended.
     """
 
     tenant_id: str
@@ -54,6 +57,7 @@ class UsageContext:
     arrival: datetime
     stopwatch: Stopwatch
     bills_prompt: bool = True
+    paced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,16 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
     )
 
 
+def as_delivered(stats: RequestStats, watch: Stopwatch) -> RequestStats:
+    """Return the record of a paced answer whose client left before it had seen all of it."""
+    is_whole = stats.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    return dataclasses.replace(
+        stats,
+        finish_reason=FinishReason.CANCELLED if is_whole else stats.finish_reason,
+        num_output_tokens=min(stats.num_output_tokens, watch.num_tokens),
+    )
+
+
 def _slo_met(stats: RequestStats, watch: Stopwatch, first_ns: int | None, late: int) -> bool | None:
     if stats.finish_reason is FinishReason.CANCELLED:
         return None  # the client left: neither kept nor broken
@@ -139,6 +153,9 @@ class Meter:
         self._flush_s = flush_s
         self._on_row = on_row
         self._open: dict[str, UsageContext] = {}
+        # Of paced answers: those the engine is done with, and those over at the door (client left).
+        self._made: dict[str, RequestStats] = {}
+        self._shown: dict[str, bool] = {}
         self._buffer: deque[tuple[RequestStats, UsageContext]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -172,9 +189,31 @@ class Meter:
 
     def on_finish(self, stats: RequestStats) -> None:
         """The engine's last word on a request; ends of requests that are not ours are ignored."""
-        context = self._open.pop(stats.request_id, None)
+        context = self._open.get(stats.request_id)
         if context is None:
             return
+        if context.paced:
+            client_left = self._shown.pop(stats.request_id, None)
+            if client_left is None:
+                self._made[stats.request_id] = stats
+                return
+            if client_left:
+                stats = as_delivered(stats, context.stopwatch)
+        self._take_in(stats, context)
+
+    def settle(self, request_id: str, *, client_left: bool) -> None:
+        """A paced answer is over at the door; harmless when repeated, or after its row was made."""
+        context = self._open.get(request_id)
+        if context is None:
+            return
+        stats = self._made.pop(request_id, None)
+        if stats is None:
+            self._shown[request_id] = client_left
+            return
+        self._take_in(as_delivered(stats, context.stopwatch) if client_left else stats, context)
+
+    def _take_in(self, stats: RequestStats, context: UsageContext) -> None:
+        del self._open[stats.request_id]
         if len(self._buffer) >= self._max_buffer:
             self._lose(1, "the buffer is full")
             return
@@ -205,6 +244,8 @@ class Meter:
 
     def close(self) -> None:
         """Ask the writer to write what is left and to end."""
+        for request_id in list(self._made):
+            self.settle(request_id, client_left=False)
         self._closing = True
         self._wake.set()
 

@@ -53,6 +53,11 @@ class Plan:
         return self.sampling.logprobs is not None
 
     @property
+    def is_paced(self) -> bool:
+        """True where early tokens are held back (gateway/pacing.py)."""
+        return self.slo.pace_ns > 0
+
+    @property
     def echo(self) -> bool:
         """True where the prompt is repeated in front of the answer."""
         return bool(self.echoes)
@@ -96,4 +101,5 @@ class Plan:
             arrival=self.arrival,
             stopwatch=stopwatch,
             bills_prompt=index % self.choices_per_prompt == 0,
+            paced=self.is_paced,
         )

@@ -20,14 +20,19 @@ def service_tier_name(tier: TierRecord) -> str:
     return SERVICE_TIERS[min(tier.rank, len(SERVICE_TIERS) - 1)]
 
 
-def slo_of(tier: TierRecord) -> Slo:
-    """Return what a tier promises, in the engine's units."""
+def slo_of(tier: TierRecord, *, stream: bool = True) -> Slo:
+    """Return what a tier promises, in the engine's units.
+
+    An answer that is not streamed has no gaps that anyone sees: it is judged by its end alone, as
+    the tokens of a stream are judged from the first one, and nothing of it is held back.
+    """
     return Slo(
         rank=tier.rank,
         ttft_ns=tier.ttft_ms * NS_PER_MS,
         ttft_ns_per_1k_prompt_tokens=tier.ttft_ms_per_1k_prompt_tokens * NS_PER_MS,
         tbt_ns=tier.tbt_ms * NS_PER_MS,
-        tbt_mode=TbtMode(tier.tbt_mode),
+        tbt_mode=TbtMode(tier.tbt_mode) if stream else TbtMode.STREAM,
+        pace_ns=tier.pace_ms * NS_PER_MS if stream else 0,
     )
 
 

@@ -2,7 +2,8 @@
 
 TTFT starts at the first byte of the request and ends when the first token with content is handed to
 the socket. A token is late by the tier's TBT mode: `gap` counts from the token before it, `stream`
-from the first token (scheduling notes, section 1). All times are nanoseconds of one clock.
+from the first token (scheduling notes, section 1). Where tokens are held back (gateway/pacing.py)
+their time is that at which they leave. All times are nanoseconds of one clock.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Stopwatch:
             else:
                 self.late += gap_ns > self._slo.tbt_ns
             gap_ns = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens handed over."""
+        return self.gaps + (self.first_ns is not None)
 
     @property
     def ttft_ns(self) -> int | None:

@@ -24,6 +24,7 @@ from gateway.choice import Choice
 from gateway.completion import Delta
 from gateway.errors import ApiError
 from gateway.live import LiveAnswers
+from gateway.pacing import PacedAnswer
 from gateway.telemetry import AnswerRecord, Telemetry
 
 EXTENSION = "tiergate"  # what gateway/server.py adds to a request's scope
@@ -118,9 +119,10 @@ class AnswerResponse(Response):
     async def _stream(self, send: Send, send_body: Send) -> None:
         """Send each choice's deltas as they come, then the usage if asked for, then `[DONE]`."""
         answer = self._answer
+        source = PacedAnswer(answer, self._clock) if self._plan.is_paced else answer
         started = False
         try:
-            async with aclosing(answer.deltas()) as deltas:
+            async with aclosing(source.deltas()) as deltas:
                 async for choice, parts, num_tokens in deltas:
                     payload = self._chunks(parts)
                     if not started:

@@ -40,10 +40,14 @@ class FinishReason(StrEnum):
     FAILED = "failed"  # the engine could not finish it
 
 
+# A paced stream's client sees early tokens late; the door holds back at most so many of one answer.
+MOST_HELD_TOKENS = 1024
+
+
 class TbtMode(StrEnum):
     """How the due time of token i is counted (scheduling notes, section 1)."""
 
-    GAP = "gap"  # tbt after token i-1
+    GAP = "gap"  # tbt after the client saw token i-1
     STREAM = "stream"  # first token + i * tbt
 
 
@@ -81,18 +85,28 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What was promised to this request; times in nanoseconds, rank 0 is served first."""
+    """What was promised to this request; times in nanoseconds, rank 0 is served first.
+
+    `pace_ns` above 0, at most `tbt_ns`: the door shows tokens no faster than that, so that early
+    ones are a bank also in gap mode: the gap promised is the one the client sees.
+    """
 
     rank: int = 0
     ttft_ns: int = 500_000_000
     ttft_ns_per_1k_prompt_tokens: int = 250_000_000
     tbt_ns: int = 100_000_000
     tbt_mode: TbtMode = TbtMode.GAP
+    pace_ns: int = 0
 
     def first_token_due_ns(self, arrival_ns: int, num_prompt_tokens: int) -> int:
         """Return when the first content token is due."""
         extra = self.ttft_ns_per_1k_prompt_tokens * num_prompt_tokens // 1000
         return arrival_ns + self.ttft_ns + extra
+
+    def shown_ns(self, before_ns: int, now_ns: int) -> int:
+        """Return when the client sees a token made now, where it sees the last at `before_ns`."""
+        most_ns = now_ns + MOST_HELD_TOKENS * self.pace_ns
+        return min(max(now_ns, before_ns + self.pace_ns), most_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +148,14 @@ class Request:
     """A live request: its order, what was generated, how much of it the KV cache holds."""
 
     __slots__ = (
+        "copy_number",
         "estimate",
         "fault_count",
         "finish_reason",
         "first_token_ns",
         "high_water",
         "id",
+        "is_returning",
         "last_token_ns",
         "late_tokens",
         "needs_history",
@@ -152,6 +168,7 @@ class Request:
         "park_count",
         "parked_at",
         "preemption_count",
+        "shown_ns",
         "status",
         "timeline",
     )
@@ -169,10 +186,13 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.first_token_ns: int | None = None
         self.last_token_ns: int | None = None
+        self.shown_ns = 0  # when the client sees the last token: later than it came, where paced
         self.late_tokens = 0
         self.preemption_count = 0  # how often its context was dropped to make room
         self.park_count = 0  # how often it was carried to the host
         self.parked_at = 0  # tokens computed then: it is not parked again before there are more
+        self.copy_number = 0  # of its copy under way, out or in; 0 without one
+        self.is_returning = False  # that copy brings it back
         self.fault_count = 0
         self.estimate: LengthEstimate | None = None  # of its output, guessed once on arrival
         self.note: tuple[int, ...] = ()  # belongs to the scheduling policy
@@ -216,12 +236,14 @@ class Request:
     def add_token(self, token_id: int, now_ns: int) -> None:
         """Append a generated token and judge its lateness; the first one's time is kept (L38)."""
         slo, index = self.order.slo, len(self.output)
-        if self.first_token_ns is None or self.last_token_ns is None:
-            self.first_token_ns = now_ns
-        elif slo.tbt_mode is TbtMode.GAP:
-            self.late_tokens += now_ns > self.last_token_ns + slo.tbt_ns
+        if self.first_token_ns is None:
+            self.first_token_ns = self.shown_ns = now_ns
         else:
-            self.late_tokens += now_ns > self.first_token_ns + index * slo.tbt_ns
+            if slo.tbt_mode is TbtMode.GAP:
+                self.late_tokens += now_ns > self.shown_ns + slo.tbt_ns
+            else:
+                self.late_tokens += now_ns > self.first_token_ns + index * slo.tbt_ns
+            self.shown_ns = slo.shown_ns(self.shown_ns, now_ns) if slo.pace_ns else now_ns
         self.last_token_ns = now_ns
         self.output.append(token_id)
 

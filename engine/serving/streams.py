@@ -24,6 +24,7 @@ class EventStream:
     __slots__ = (
         "_ended",
         "_events",
+        "_shown_ns",
         "_waiter",
         "first_token_ns",
         "last_token_ns",
@@ -38,6 +39,7 @@ class EventStream:
         self.first_token_ns: int | None = None
         self.last_token_ns: int | None = None
         self.late_tokens = 0
+        self._shown_ns = 0
         self._events: list[TokenEvent] = []
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
@@ -74,16 +76,18 @@ class EventStream:
             self._waiter.set_result(None)
 
     def _count(self, at_ns: int) -> None:
+        """Judge a token as the engine does (Request.add_token)."""
         slo = self.order.slo
-        if self.first_token_ns is None or self.last_token_ns is None:
-            self.first_token_ns = at_ns
+        if self.first_token_ns is None:
+            self.first_token_ns = self._shown_ns = at_ns
         else:
             due_ns = (
-                self.last_token_ns + slo.tbt_ns
+                self._shown_ns + slo.tbt_ns
                 if slo.tbt_mode is TbtMode.GAP
                 else self.first_token_ns + self.num_tokens * slo.tbt_ns
             )
             self.late_tokens += at_ns > due_ns
+            self._shown_ns = slo.shown_ns(self._shown_ns, at_ns) if slo.pace_ns else at_ns
         self.last_token_ns = at_ns
         self.num_tokens += 1
 

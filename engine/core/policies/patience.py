@@ -1,9 +1,9 @@
 """How long a decode can wait: until its token is due, and how long its promise lets it be away.
 
 It knows one request's promise and its tokens' times. Two kinds of absence keep a promise. In
-stream mode tokens that came early are a bank, spent by pausing. In gap mode one token in a hundred
-may be late (see scheduling notes, section 1), by however much: a request that has had a hundred
-tokens on time owns one such pause.
+stream mode tokens that came early are a bank, spent by pausing; so they are in gap mode where the
+door paces them. In gap mode one token in a hundred may be late (see scheduling notes, section 1),
+by however much: a request that has had a hundred tokens on time owns one such pause.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ NEVER_NS = 1 << 62
 def due_ns(request: Request) -> int:
     """Return when the next token of a decoding request is due."""
     slo = request.order.slo
-    if request.first_token_ns is None or request.last_token_ns is None:
+    if request.first_token_ns is None:
         return NEVER_NS
     if slo.tbt_mode is TbtMode.GAP:
-        return request.last_token_ns + slo.tbt_ns
+        return request.shown_ns + slo.tbt_ns
     return request.first_token_ns + len(request.output) * slo.tbt_ns
 
 
@@ -35,6 +35,9 @@ def absence_ns(request: Request, now_ns: int, longest_ns: int) -> int:
 
     A pause paid with a late token has no length of its own; none is longer than `longest_ns`.
     """
-    if request.order.slo.tbt_mode is TbtMode.STREAM:
+    slo = request.order.slo
+    if slo.tbt_mode is TbtMode.GAP and owns_late_token(request):
+        return longest_ns
+    if slo.tbt_mode is TbtMode.STREAM or slo.pace_ns:
         return min(max(0, due_ns(request) - now_ns - BANK_LEFT_NS), longest_ns)
-    return longest_ns if owns_late_token(request) else 0
+    return 0
