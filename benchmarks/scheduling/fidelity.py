@@ -11,7 +11,11 @@ steps of all blocks, and the very same requests, arrivals and lengths are simula
 is the median over seeds; an error is that of one seed's simulation relative to its real run, and
 of these the median and the range. Output lengths are pinned: end tokens are off.
 
-The machine has to be quiet: a profile is that of the minutes in which it was measured.
+The machine has to be quiet: a profile is that of the minutes in which it was measured, and even
+then steps drift by some percent from one minute to the next, which waiting times near saturation
+multiply. So every workload is simulated twice: on the profile as it is, and with all its prices
+times the `level` of that run (what its steps took in all over what the profile says of them). The
+second tells what the simulator itself gets wrong, the first what a user meets.
 `others_cores` is how many cores others kept busy during each run. Writes
 benchmarks/results/scheduling_fidelity.json.
 """
@@ -28,19 +32,22 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from engine.core.clock import NS_PER_MS, NS_PER_S, MonotonicClock, utc_now
-from engine.core.latency_profile import dump_profile
+from engine.core.latency_fit import PRICES
+from engine.core.latency_model import LatencyModel
+from engine.core.latency_profile import LatencyProfile, dump_profile, load_profile
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.core.stats import RequestStats
 from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
-from engine.serving.profiling import TOKEN_IDS, measure, read_to_the_end
-from engine.serving.step_records import Measured, make_profile
+from engine.serving.profiling import RECORDER, TOKEN_IDS, measure, read_to_the_end
+from engine.serving.step_records import Measured, StepRecord, make_profile
 from engine.sim.point import PointSpec, Scene, run_point
 from engine.sim.trace import TraceRow, load_trace
 from engine.sim.workload import SimRequest
@@ -156,6 +163,39 @@ def pooled(blocks: Sequence[Measured]) -> Measured:
     )
 
 
+def read_steps(path: Path) -> list[StepRecord]:
+    """Return the steps that an engine has noted."""
+    with path.open(encoding="utf-8") as lines:
+        next(lines)
+        return [StepRecord(*json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def level_of(
+    steps: Sequence[StepRecord], profile: LatencyProfile, began_ns: int, ended_ns: int
+) -> float:
+    """Return the time of the steps between, by the clock, over what the profile says of them."""
+    model = LatencyModel(profile)
+    told_ns = took_ns = 0.0
+    for step, following in pairwise(steps):
+        if began_ns <= step.began_ns < ended_ns and following.continues:
+            took_ns += following.began_ns - step.began_ns
+            told_ns += model.held_ns(
+                step.num_tokens,
+                step.num_decodes + step.num_prefills,
+                step.num_prefills,
+                step.kv_tokens,
+                step.pairs,
+                step.prompt_kv,
+            )
+    return took_ns / told_ns
+
+
+def scaled(profile: LatencyProfile, level: float) -> LatencyProfile:
+    """Return the profile with every price of a step times `level`."""
+    names = [name for name in PRICES if name != "mixed_kv_factor"]
+    return replace(profile, **{name: level * getattr(profile, name) for name in names})
+
+
 @dataclass(frozen=True, slots=True)
 class RealRun:
     """One run of the real engine."""
@@ -165,6 +205,7 @@ class RealRun:
     rate: float
     num_requests: int
     others: float
+    level: float
     figures: Figures
 
 
@@ -185,19 +226,26 @@ class Comparison:
             predictor="constant:64",
         )
         self._blocks: list[Measured] = []
+        self._records: list[tuple[Path, list[tuple[RealRun, int, int]]]] = []
         self._rates: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
-        real = [run for seed in range(1, self._told.seeds + 1) for run in self._block(seed)]
+        for seed in range(1, self._told.seeds + 1):
+            self._block(seed)
         self._write_profile()
-        pairs = [(run, self._simulate(run)) for run in real]
-        regimes = {
-            regime: summarise([pair for pair in pairs if pair[0].regime == regime])
-            for regime in REGIMES
-        }
-        return {"regimes": regimes, "profile": json.loads(self._path.read_text())}
+        found: dict[str, Any] = {}
+        for name in ("regimes", "regimes_levelled"):
+            pairs = [
+                (run, self._simulate(run, run.level if name == "regimes_levelled" else 1.0))
+                for run in self._real_runs()
+            ]
+            found[name] = {
+                regime: summarise([pair for pair in pairs if pair[0].regime == regime])
+                for regime in REGIMES
+            }
+        return {**found, "profile": json.loads(self._path.read_text())}
 
-    def _block(self, seed: int) -> list[RealRun]:
+    def _block(self, seed: int) -> None:
         """Measure steps, then run every regime: what disturbs the one disturbs the other."""
         budget_s = self._told.block_seconds
         self._blocks.append(asyncio.run(measure(self._config, silent, budget_s=budget_s)))
@@ -206,12 +254,19 @@ class Comparison:
             capacity = saturated_rate(self._spec, self._rows)
             self._rates = {regime: share * capacity for regime, share in REGIMES.items()}
             say(f"the simulator finishes {capacity:.1f} requests/s at most")
-        return asyncio.run(self._run_regimes(seed))
+        asyncio.run(self._run_regimes(seed))
 
-    async def _run_regimes(self, seed: int) -> list[RealRun]:
-        engine = EngineProcess(replace(self._config, latency_profile=str(self._path)))
+    async def _run_regimes(self, seed: int) -> None:
+        record = self._path.with_name(f"steps-{seed}.jsonl")
+        config = replace(
+            self._config,
+            executor=RECORDER,
+            executor_options=(("record", str(record)),),
+            latency_profile=str(self._path),
+        )
+        engine = EngineProcess(config)
         await engine.start()
-        runs = []
+        runs: list[tuple[RealRun, int, int]] = []
         try:
             assert engine.info is not None
             pids = (os.getpid(), engine.info.pid)
@@ -220,16 +275,36 @@ class Comparison:
             for regime, rate in self._rates.items():
                 requests = workload(self._spec, self._rows, rate, seed, self._told.seconds)
                 meter = NeighbourMeter(pids)
+                began_ns = CLOCK.now_ns()
                 found = await run_for_real(engine, requests, f"{regime}-{seed}")
                 others = round(meter.cores() or 0.0, 2)
-                runs.append(RealRun(regime, seed, rate, len(requests), others, found))
+                run = RealRun(regime, seed, rate, len(requests), others, 1.0, found)
+                runs.append((run, began_ns, CLOCK.now_ns()))
                 say(f"{regime} {rate:.1f}/s, seed {seed}, others {others} cores: {found}")
         finally:
             await engine.close()
-        return runs
+        self._records.append((record, runs))
 
-    def _simulate(self, run: RealRun) -> Figures:
-        told = replace(self._spec, rate=run.rate, seed=run.seed, requests=run.num_requests)
+    def _real_runs(self) -> list[RealRun]:
+        """Return every run with its level on the profile that was fitted to all blocks."""
+        profile = load_profile(str(self._path))
+        return [
+            replace(run, level=round(level_of(steps, profile, began_ns, ended_ns), 4))
+            for record, runs in self._records
+            for steps in [read_steps(record)]
+            for run, began_ns, ended_ns in runs
+        ]
+
+    def _simulate(self, run: RealRun, level: float) -> Figures:
+        path = self._path.with_name("levelled.json")
+        path.write_text(dump_profile(scaled(load_profile(str(self._path)), level)))
+        told = replace(
+            self._spec,
+            profile=str(path),
+            rate=run.rate,
+            seed=run.seed,
+            requests=run.num_requests,
+        )
         records = run_point(told, self._rows).records
         spans = []
         for record in records:
@@ -264,6 +339,7 @@ def summarise(pairs: Sequence[tuple[RealRun, Figures]]) -> dict[str, Any]:
             name: [round(edge(error[name] for error in errors), 3) for edge in (min, max)]
             for name in COMPARED
         },
+        "levels": [run.level for run, _ in pairs],
         "others_cores": [run.others for run, _ in pairs],
         "requests": sum(run.num_requests for run, _ in pairs),
     }
@@ -300,8 +376,9 @@ def main() -> None:
         "seconds": told.seconds,
         **found,
     }
-    for regime, row in report["regimes"].items():
-        print(regime, json.dumps(row))
+    for name in ("regimes", "regimes_levelled"):
+        for regime, row in report[name].items():
+            print(name, regime, json.dumps(row))
     if not told.dry_run:
         RESULT.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -31,9 +31,9 @@ PRICES = (
     "prompt_ns",
     "row_ns",
 )
-# A sweep tells the prices apart, traffic tells the level: in service a prompt comes out of nowhere
-# and everything it touches is cold.
-SERVICE_SHARE = 0.75
+# A sweep tells the prices apart; traffic tells what they are where it matters: a prompt that comes
+# to an idle engine finds everything cold and takes a third longer than the sweep's.
+SERVICE_SHARE = 0.5
 DIGITS = 4  # significant ones of a price: more would promise what no measurement holds
 
 

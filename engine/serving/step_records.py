@@ -192,7 +192,7 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "method": "from batch to batch of the engine in service, its own work between steps"
         " included; equal steps by their mean in a round, the median"
         " of the rounds; non-negative least squares on relative errors,"
-        " the regimes weighted alike; three quarters of the weight to random traffic",
+        " the regimes weighted alike; half of the weight to random traffic",
         "model": f"{info.model}, {info.runner} runner, {info.dtype} on {info.device}",
         "points": len(measured.observations),
         "steps": measured.num_steps,

@@ -184,11 +184,11 @@ def test_an_error_counts_as_often_as_it_was_seen() -> None:
 
 
 def test_traffic_tells_the_level_and_a_sweep_the_prices() -> None:
-    """Where both were measured, traffic has three quarters of the weight, whatever its points."""
+    """Where both were measured, traffic has half of the weight, however few its points."""
     sweep = [observe(n, 0, 0, 0, 1000.0) for n in (1, 2, 4, 8, 16, 32)]
     served = dataclasses.replace(observe(8, 0, 0, 0, 2000.0), in_service=True)
     rest = LatencyProfile("level", base_ns=1.0)
     found = fit_profile(rest, [*sweep, served], without=[p for p in PRICES if p != "base_ns"])
-    # The least of 0.25 (x / 1000 - 1)^2 + 0.75 (x / 2000 - 1)^2, by its derivative.
-    wanted = (0.25 / 1000 + 0.75 / 2000) / (0.25 / 1000**2 + 0.75 / 2000**2)
+    # The least of 0.5 (x / 1000 - 1)^2 + 0.5 (x / 2000 - 1)^2, by its derivative.
+    wanted = (1 / 1000 + 1 / 2000) / (1 / 1000**2 + 1 / 2000**2)
     assert found.base_ns == pytest.approx(wanted, rel=1e-3)
