@@ -78,7 +78,8 @@ Usage records: {{ state.usage.written }} written, {{ state.usage.buffered }} buf
 {% for tier, word in tiers %}
 <tr><td>{{ tier.name }}</td><td>{{ word }}</td>
 <td class="number">{{ tier.ttft_ms }} ms + {{ tier.ttft_ms_per_1k_prompt_tokens }} ms/1k</td>
-<td class="number">{{ tier.tbt_ms }} ms ({{ tier.tbt_mode }})</td>
+<td class="number">{{ tier.tbt_ms }} ms ({{ tier.tbt_mode }}
+{{- ", paced at %d ms" % tier.pace_ms if tier.pace_ms }})</td>
 <td class="number">{{ "%.1f" | format(tier.objective * 100) }} %</td>
 <td class="number">{{ state.door.waiting_by_tier.get(tier.name, 0) }}</td></tr>
 {% endfor %}

@@ -6,10 +6,11 @@ that a gateway learns of it with one cheap read (`keys_version`), on SQLite as o
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, or_, select, update
@@ -29,6 +30,7 @@ from tenants.keys import (
 )
 from tenants.models import ApiKey, Counter, Tenant, Tier
 from tenants.pepper import Pepper
+from tenants.tiers import changed_tier, new_tier
 from tenants.values import (
     IssuedKey,
     KeyRecord,
@@ -69,6 +71,32 @@ class Repository:
         async with self._database.read() as session:
             rows = await session.scalars(select(Tier).order_by(Tier.rank, Tier.name))
             return [_tier(row) for row in rows]
+
+    async def create_tier(self, name: str, values: Mapping[str, str]) -> TierRecord:
+        """Add a tier of these fields, as text; raises `InvalidValue`, `AlreadyExists`."""
+        _check_name("tier", name)
+        record = new_tier(name, values)
+        try:
+            async with self._database.write() as session:
+                session.add(Tier(**dataclasses.asdict(record)))
+                await _raise_keys_counter(session)
+        except IntegrityError:
+            raise AlreadyExists(f"there is a tier {name!r} already") from None
+        return record
+
+    async def change_tier(self, name: str, values: Mapping[str, str]) -> TierRecord:
+        """Change fields of a tier, as text; raises `NotFound`, `InvalidValue`.
+
+        Gateways that run serve what comes from now on by it.
+        """
+        async with self._database.write() as session:
+            await _require_tier(session, name)
+            row = await session.get_one(Tier, name)
+            record = changed_tier(_tier(row), values)
+            for field, value in dataclasses.asdict(record).items():
+                setattr(row, field, value)
+            await _raise_keys_counter(session)
+        return record
 
     async def create_tenant(self, name: str, tier: str, now: datetime) -> TenantRecord:
         """Add a tenant of a tier.

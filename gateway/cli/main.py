@@ -27,6 +27,7 @@ from gateway.cli import (
     settings_command,
     simulate,
     tenant,
+    tier,
 )
 from gateway.cli.output import CommandError, complain
 from tenants.errors import LedgerError
@@ -80,6 +81,7 @@ def build_app() -> typer.Typer:
     app.command("simulate", short_help="Run one policy in virtual time.")(simulate.simulate)
     app.command("compare", short_help="Compare policies, into a report.")(compare.compare)
     app.command("capacity", short_help="Find the rate a policy can take.")(capacity.capacity)
+    app.add_typer(tier.build_app(), name="tier")
     app.add_typer(tenant.build_app(), name="tenant")
     app.add_typer(key.build_app(), name="key")
     return app

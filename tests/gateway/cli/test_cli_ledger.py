@@ -77,9 +77,29 @@ def test_a_tenant_is_disabled_and_enabled(tiergate: Any) -> None:
     assert tiergate("tenant", "list", "--json").json[0]["disabled_at"] is None
 
 
+def test_tiers_are_listed_changed_and_added(tiergate: Any) -> None:
+    """What an operator promises is a row, changed in one line."""
+    header, premium, _ = tiergate("tier", "list").out.splitlines()
+    assert header.split()[:2] == ["NAME", "RANK"]
+    assert premium.split() == ["premium", "0", "500", "250", "100", "gap", "0", "0.99"]
+    done = tiergate("tier", "set", "free", "pace_ms=50", "tbt_ms=250")
+    assert (done.code, done.out) == (0, "changed tier free: pace_ms=50, tbt_ms=250\n")
+    added = tiergate("tier", "add", "batch", "rank=2", "ttft_ms=60000", "tbt_ms=2000", "--json")
+    assert (added.json["name"], added.json["rank"], added.json["version"]) == ("batch", 2, 1)
+    listed = {tier["name"]: tier for tier in tiergate("tier", "list", "--json").json}
+    assert (listed["free"]["pace_ms"], listed["free"]["tbt_ms"]) == (50, 250)
+    assert tiergate("tenant", "add", "acme", "--tier", "batch").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ("tier set gold pace_ms=1", "there is no tier 'gold'; there are: premium, free"),
+        ("tier set premium pace_ms=91", "nine tenths of tbt_ms 100, not 91"),
+        ("tier set premium pace_ms", "'pace_ms' is not FIELD=VALUE, such as pace_ms=50"),
+        ("tier set premium pace_ms=1 pace_ms=2", "pace_ms is given twice"),
+        ("tier set premium", "Missing argument 'FIELD=VALUE...'"),
+        ("tier add free rank=1 ttft_ms=1 tbt_ms=1", "there is a tier 'free' already"),
         ("tenant add acme", "there is a tenant 'acme' already"),
         ("tenant add b --tier gold", "there is no tier 'gold'; there are: premium, free"),
         ("tenant add a/b", "a tenant's name has 1 to 64 letters"),
