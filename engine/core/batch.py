@@ -100,22 +100,26 @@ def decode_chunk(
 class Copy:
     """One request's context on its way between device and host: block i goes to or from host i.
 
-    Raw bytes of whole blocks, in order. Until the step is over nobody writes what is copied out
-    (others who share a prefix may read it), and nobody touches where a copy arrives.
+    Whole blocks, in order. It begins with the step that carries it and is over when a result names
+    its `number`, in that step or a later one. Until then nobody writes what is copied out (others
+    who share a prefix may read it), and nobody touches where a copy arrives. A request has at most
+    one copy under way. `number` is never given twice by one scheduler.
     """
 
     request_id: str
     block_ids: tuple[int, ...]
     host_block_ids: tuple[int, ...]
+    number: int = 0
+    num_tokens: int = 0  # positions that hold something; 0: all that the blocks have
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step's work. Chunks of a single token that decode come first, then prompt chunks.
 
-    `parks` are copied to the host and `returns` back to the device while the chunks compute, which
-    write none of their blocks. Both are empty for an executor without host blocks, and a batch of
-    copies alone has no chunks.
+    `parks` begin to be copied to the host and `returns` back to the device while the chunks
+    compute, which write none of their blocks. Both are empty for an executor without host blocks.
+    A batch without chunks means: wait until at least one copy under way is over.
     """
 
     step: int
@@ -156,10 +160,14 @@ class StepResult:
     """What the executor answers: one token per sampling chunk, in the batch's order.
 
     `failed` names requests whose row could not be computed (for example non-finite logits); they
-    have no token. `elapsed_ns` is the executor's own time for the step.
+    have no token. `elapsed_ns` is the executor's own time for the step. `copied` are the numbers of
+    the copies that are over since the last result, `lost_copies` of those that failed: nothing
+    touches either of their sides any more, and what arrived is worth nothing.
     """
 
     step: int
     tokens: tuple[SampledToken, ...]
     elapsed_ns: int
     failed: tuple[str, ...] = ()
+    copied: tuple[int, ...] = ()
+    lost_copies: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ Which blocks are findable is told by `publish`, after their keys and values real
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class BlockPool:
@@ -99,6 +99,11 @@ class BlockPool:
         """Count those of `blocks` that are in the free list now."""
         references = self._references
         return sum(references[block] == 0 for block in blocks)
+
+    def count_freed(self, owners: Mapping[int, int]) -> int:
+        """Count the blocks that become free once each of these gave up that many ownerships."""
+        references = self._references
+        return sum(references[block] == count for block, count in owners.items())
 
     def has_sole_owner(self, block: int) -> bool:
         """True where releasing this block once would free it."""

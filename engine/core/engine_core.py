@@ -6,8 +6,10 @@ It keeps the totals, tells the observer, and is told the time. A driver puts tim
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
+from engine.core.bank import BankMeter
 from engine.core.batch import Batch, StepResult
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
@@ -71,7 +73,7 @@ class EngineCore:
         self._output_tokens_total = 0
         self._cached_tokens_total = 0
         self._parks_total = 0
-        self._copied_tokens_total = 0
+        self._bank = BankMeter()
 
     @property
     def capacity(self) -> Capacity:
@@ -85,8 +87,13 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """True while any request waits or runs, or a step is out."""
-        return len(self._scheduler.queues) > 0 or self._scheduler.dispatched is not None
+        """True while any request waits, runs or is carried, or a step or a copy is out."""
+        scheduler = self._scheduler
+        return (
+            len(scheduler.queues) > 0
+            or scheduler.dispatched is not None
+            or len(scheduler.kv.copies) > 0
+        )
 
     # Commands
 
@@ -138,7 +145,6 @@ class EngineCore:
             planner = self._scheduler.planner
             self._preemptions_total += len(planner.preempted)
             self._parks_total += len(batch.parks)
-            self._copied_tokens_total += self._num_copied(batch)
             for request in planner.started:
                 self._prompt_tokens_total += request.num_prompt_tokens
                 self._cached_tokens_total += request.num_cached
@@ -147,22 +153,23 @@ class EngineCore:
     def finish_step(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take the result of the batch that is out; returns every event of the step."""
         self._move_to(now_ns)
-        recomputed = self._scheduler.num_recomputed_total
+        recomputed, copied = self._scheduler.num_recomputed_total, self._num_copied
         events = self._scheduler.update(batch, result, now_ns)
         recomputed = self._scheduler.num_recomputed_total - recomputed
         for event in events:
             self._output_tokens_total += event.token_id is not None
-        self._tell_step(batch, result.elapsed_ns, recomputed)
+        self._tell_step(batch, result.elapsed_ns, recomputed, self._num_copied - copied)
         return self._ended(events)
 
     def fail_step(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
         """The batch that is out met an ExecutorFault: its requests are computed again.
 
-        A request that meets its third fault ends as FAILED with `detail`.
+        So is everybody who was being carried. A request that meets its third fault ends as FAILED
+        with `detail`.
         """
         self._move_to(now_ns)
         events = self._scheduler.recompute(batch, now_ns, detail)
-        self._tell_step(batch, now_ns - self._step_started_ns, 0)
+        self._tell_step(batch, now_ns - self._step_started_ns, 0, 0)
         return self._ended(events)
 
     def fail_all(self, now_ns: int, detail: str) -> list[TokenEvent]:
@@ -175,7 +182,9 @@ class EngineCore:
     def snapshot(self, now_ns: int) -> Snapshot:
         """Return the present as a value; cheap enough for every step."""
         scheduler = self._scheduler
-        queues = scheduler.queues
+        queues, kv = scheduler.queues, scheduler.kv
+        copies, bank = kv.copies, self._bank
+        bank.read(itertools.chain(queues.decoding.values(), queues.parked.values()), now_ns)
         return Snapshot(
             step=scheduler.step,
             at_ns=now_ns,
@@ -183,8 +192,8 @@ class EngineCore:
             running=queues.num_running,
             parked=len(queues.parked),
             waiting_prompt_tokens=queues.waiting.num_prompt_tokens,
-            free_blocks=scheduler.kv.num_free,
-            num_blocks=scheduler.kv.num_blocks,
+            free_blocks=kv.num_free,
+            num_blocks=kv.num_blocks,
             waiting_by_tier=tuple(sorted(queues.waiting_by_tier.items())),
             running_by_tier=tuple(sorted(queues.running_by_tier.items())),
             submitted_total=self._submitted_total,
@@ -196,9 +205,17 @@ class EngineCore:
             computed_tokens_total=scheduler.num_computed_total,
             recomputed_tokens_total=scheduler.num_recomputed_total,
             parks_total=self._parks_total,
-            copied_tokens_total=self._copied_tokens_total,
-            free_host_blocks=scheduler.kv.num_free_host,
+            free_host_blocks=kv.num_free_host,
             num_host_blocks=scheduler.capacity.num_host_blocks,
+            leaving=copies.num_out,
+            returning=copies.num_in,
+            parked_tokens=queues.parked_tokens,
+            coming_blocks=kv.num_coming,
+            copied_out_tokens_total=copies.copied_out_total,
+            copied_in_tokens_total=copies.copied_in_total,
+            lost_copies_total=copies.lost_total,
+            bank_ms=bank.total_ms,
+            least_bank_ms=bank.least_ms,
         )
 
     def check_integrity(self) -> None:
@@ -222,11 +239,14 @@ class EngineCore:
                     self._observer.on_finish(event.stats)
         return events
 
-    def _num_copied(self, batch: Batch) -> int:
-        blocks = sum([len(copy.block_ids) for copy in (*batch.parks, *batch.returns)])
-        return blocks * self.capacity.block_size
+    @property
+    def _num_copied(self) -> int:
+        copies = self._scheduler.kv.copies
+        return copies.copied_out_total + copies.copied_in_total
 
-    def _tell_step(self, batch: Batch, elapsed_ns: int, num_recomputed: int) -> None:
+    def _tell_step(
+        self, batch: Batch, elapsed_ns: int, num_recomputed: int, num_copied: int
+    ) -> None:
         if self._observer is None:
             return
         scheduler = self._scheduler
@@ -244,7 +264,7 @@ class EngineCore:
                 free_blocks=scheduler.kv.num_free,
                 num_recomputed_tokens=num_recomputed,
                 num_parked=len(scheduler.queues.parked),
-                num_copied_tokens=self._num_copied(batch),
+                num_copied_tokens=num_copied,
                 predicted_ns=scheduler.predicted_ns,
             )
         )

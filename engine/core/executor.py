@@ -22,6 +22,7 @@ class Capacity:
     max_batch_tokens: int
     max_batch_requests: int
     num_host_blocks: int = 0  # room for parked requests; ids run from 1 as well
+    host_is_exact: bool = True  # a context comes back from the host byte for byte
 
 
 class Executor(Protocol):
@@ -35,7 +36,8 @@ class Executor(Protocol):
     def execute(self, batch: Batch) -> StepResult:
         """Compute one step.
 
-        Raises `ExecutorFault` when the step failed but the executor survived; any other exception
-        means that the executor is broken.
+        Raises `ExecutorFault` when the step failed but the executor survived: then no copy is
+        under way any more, and all that were count as lost. Any other exception means that the
+        executor is broken.
         """
         ...

@@ -7,18 +7,20 @@ A full block is named by a digest of its tokens, of the whole chain of blocks be
 tenant's salt, so equal digests mean equal contexts of one tenant. (Python's own `hash` would not
 do: it is 64 bits wide, and a collision would show one user's context to another.)
 
-A parked request's context lies in host blocks. While a copy is under way it holds both sides, and
-neither is handed out before the step that carries it is over.
+A parked request's context lies in host blocks. A copy begins with `park` or `bring_back` and is
+over with `end_copy`; until then neither of its sides is handed out, whatever its request becomes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from engine.core.batch import Copy
 from engine.core.block_pool import BlockPool
+from engine.core.copies import CopyBook, CopyUnderWay
 from engine.core.host_pool import HostPool
 from engine.core.request import Request
 
@@ -28,13 +30,14 @@ DIGEST_BYTES = 32
 class _Holding:
     """What one live request holds: its block tables and the digests of its full blocks."""
 
-    __slots__ = ("blocks", "digests", "host_blocks", "num_published")
+    __slots__ = ("blocks", "digests", "host_blocks", "is_exact", "num_published")
 
     def __init__(self, digests: list[bytes]) -> None:
         self.blocks: tuple[int, ...] = ()  # replaced only when it changes: executors cache by it
         self.host_blocks: tuple[int, ...] = ()
         self.digests = digests
         self.num_published = 0
+        self.is_exact = True  # what the blocks hold is what computing it would give
 
 
 class KVCacheManager:
@@ -42,11 +45,12 @@ class KVCacheManager:
 
     __slots__ = (
         "_fenced",
-        "_fenced_host",
         "_holdings",
         "_host",
+        "_host_is_exact",
         "_pool",
         "block_size",
+        "copies",
         "enable_prefix_cache",
     )
 
@@ -57,6 +61,7 @@ class KVCacheManager:
         *,
         enable_prefix_cache: bool,
         num_host_blocks: int = 0,
+        host_is_exact: bool = True,
     ) -> None:
         assert block_size > 0
         self.block_size = block_size
@@ -65,7 +70,8 @@ class KVCacheManager:
         self._holdings: dict[str, _Holding] = {}
         self._fenced: list[tuple[int, ...]] = []
         self._host = HostPool(num_host_blocks)
-        self._fenced_host: list[tuple[int, ...]] = []
+        self._host_is_exact = host_is_exact
+        self.copies = CopyBook()
 
     @property
     def num_blocks(self) -> int:
@@ -79,8 +85,21 @@ class KVCacheManager:
 
     @property
     def num_fenced(self) -> int:
-        """Block references held back until the dispatched step is over."""
-        return sum(len(blocks) for blocks in (*self._fenced, *self._fenced_host))
+        """Block references held back until a dispatched step or a copy is over, on both sides."""
+        copies = self.copies
+        of_step = sum([len(blocks) for blocks in self._fenced])
+        return of_step + copies.num_held_blocks + copies.num_held_host_blocks
+
+    @property
+    def num_coming(self) -> int:
+        """About how many blocks the copies under way will free: shared ones are counted too."""
+        return self.copies.num_held_blocks
+
+    def count_coming(self) -> int:
+        """Return how many blocks become free when all copies under way are over."""
+        if not self.copies.num_held_blocks:
+            return 0
+        return self._pool.count_freed(Counter(b for copy in self.copies for b in copy.blocks))
 
     @property
     def num_free_host(self) -> int:
@@ -164,7 +183,7 @@ class KVCacheManager:
             return
         holding = self._holdings[request.id]
         num_full = request.num_computed // self.block_size
-        if num_full <= holding.num_published:
+        if num_full <= holding.num_published or not holding.is_exact:
             return
         if num_full > len(holding.digests):
             self._digests(request, holding.digests)
@@ -189,26 +208,28 @@ class KVCacheManager:
 
         It will be computed again.
         """
+        assert not request.copy_number, f"{request.id} is being carried"
         holding = self._holdings[request.id]
         self._pool.release(holding.blocks)
         self._host.release(holding.host_blocks)
         holding.blocks = holding.host_blocks = ()
         holding.num_published = 0
+        holding.is_exact = True
 
-    # Parking: a copy begins with `park` or `bring_back` and is over with `lift_fence`
+    # Parking
 
     def can_park(self, request: Request) -> bool:
         """True where the host has room for this request's context."""
         return 0 < self.blocks_for(request.num_computed) <= self._host.num_free
 
     def park(self, request: Request) -> Copy:
-        """Give up the device blocks for host blocks; the former stay fenced while they are read."""
+        """Give up the device blocks for host blocks; the copy holds the former while it reads."""
         holding = self._holdings[request.id]
         count = self.blocks_for(request.num_computed)
         host_blocks = self._host.allocate(count)
         assert host_blocks is not None, "ask can_park first"
-        self._fenced.append(holding.blocks)
-        copy = Copy(request.id, holding.blocks[:count], host_blocks)
+        copy = self.copies.begin(request, holding.blocks[:count], host_blocks, is_return=False)
+        self.copies.hold(copy.number, holding.blocks, ())
         holding.blocks, holding.host_blocks = (), host_blocks
         holding.num_published = 0
         return copy
@@ -217,24 +238,40 @@ class KVCacheManager:
         """Begin a parked request's return into blocks for `num_positions`; None if too few free."""
         holding = self._holdings[request.id]
         assert holding.host_blocks, f"{request.id} is not parked"
+        assert not request.copy_number, f"{request.id} is not there yet"
         blocks = self._pool.allocate(self.blocks_for(num_positions))
         if blocks is None:
             return None
         holding.blocks = blocks
-        return Copy(request.id, blocks[: len(holding.host_blocks)], holding.host_blocks)
+        count = len(holding.host_blocks)
+        return self.copies.begin(request, blocks[:count], holding.host_blocks, is_return=True)
 
-    def has_returned(self, request: Request) -> None:
-        """The copy back is over: the host blocks are free."""
-        holding = self._holdings[request.id]
-        self._host.release(holding.host_blocks)
-        holding.host_blocks = ()
+    def end_copy(self, number: int, *, is_lost: bool) -> CopyUnderWay:
+        """A copy is over: free what it held back, and the host's side of one that came back.
+
+        A lost one leaves a live request's blocks with it: `release` gives them back.
+        """
+        ended = self.copies.end(number, is_lost=is_lost)
+        self._pool.release(ended.blocks)
+        self._host.release(ended.host_blocks)
+        if ended.is_return and not is_lost and not ended.is_orphan:
+            holding = self._holdings[ended.request.id]
+            self._host.release(holding.host_blocks)
+            holding.host_blocks = ()
+            holding.is_exact = self._host_is_exact and holding.is_exact
+        return ended
 
     def forget(self, request: Request, *, fenced: bool) -> None:
-        """End a request. Fenced: a dispatched step still uses its blocks, so hold them back."""
+        """End a request; a copy under way keeps its blocks until it is over.
+
+        Fenced: the dispatched step still uses them, so hold them back as well.
+        """
         holding = self._holdings.pop(request.id)
-        if fenced:
+        if request.copy_number:
+            self.copies.abandon(request, holding.blocks, holding.host_blocks)
+        elif fenced:
+            assert not holding.host_blocks, "a step computed what lies on the host"
             self._fenced.append(holding.blocks)
-            self._fenced_host.append(holding.host_blocks)
         else:
             self._pool.release(holding.blocks)
             self._host.release(holding.host_blocks)
@@ -244,9 +281,6 @@ class KVCacheManager:
         for blocks in self._fenced:
             self._pool.release(blocks)
         self._fenced.clear()
-        for blocks in self._fenced_host:
-            self._host.release(blocks)
-        self._fenced_host.clear()
 
     def _digests(self, request: Request, digests: list[bytes]) -> list[bytes]:
         """Append to `digests` those of all further blocks that the known tokens fill."""
@@ -263,17 +297,14 @@ class KVCacheManager:
         return digests
 
     def check_integrity(
-        self,
-        live: Iterable[Request],
-        dispatched: Iterable[tuple[int, ...]],
-        dispatched_host: Iterable[tuple[int, ...]] = (),
+        self, live: Iterable[Request], dispatched: Iterable[tuple[int, ...]] | None
     ) -> None:
         """Assert laws L3, L5 and L6 by walking every table, independently of all counters.
 
-        `dispatched` are the tables that a dispatched step reads and writes, on device and host.
+        `dispatched` are the tables that a dispatched step reads and writes; None: no step is out.
         """
         owners = [0] * (self.num_blocks + 1)
-        host_owned = [block for blocks in self._fenced_host for block in blocks]
+        host_owned: list[int] = []
         requests = {request.id: request for request in live}
         assert requests.keys() == self._holdings.keys(), "a gone request is remembered, or one lost"
         for request_id, holding in self._holdings.items():
@@ -281,6 +312,7 @@ class KVCacheManager:
             assert len(set(holding.blocks)) == len(holding.blocks), "one block twice in a table"
             num_held = len(holding.blocks) or len(holding.host_blocks)
             assert request.num_computed <= num_held * self.block_size
+            assert request.is_returning == bool(holding.blocks and holding.host_blocks)
             host_owned += holding.host_blocks
             assert holding.num_published * self.block_size <= request.num_computed
             for block in holding.blocks:
@@ -288,12 +320,27 @@ class KVCacheManager:
         for blocks in self._fenced:
             for block in blocks:
                 owners[block] += 1
-        for table in dispatched:
+        for entry in self.copies:
+            for block in entry.blocks:
+                owners[block] += 1
+            host_owned += entry.host_blocks
+        self._check_copies(owners, host_owned)
+        assert dispatched is not None or not self._fenced, "a fence without a dispatched step"
+        for table in dispatched or ():
             assert all(owners[block] for block in table), "a block in use by a step is free"
         self._pool.check_integrity(owners)
-        for table in dispatched_host:
-            assert set(table) <= set(host_owned), "a host block in use by a copy is free"
         self._host.check_integrity(host_owned)
+
+    def _check_copies(self, owners: Sequence[int], host_owned: Collection[int]) -> None:
+        """Law L5: both sides of every copy under way have an owner; where it writes, just one."""
+        held = 0
+        for entry in self.copies:
+            held += len(entry.blocks)
+            for block in entry.copy.block_ids:
+                assert owners[block] == 1 if entry.is_return else owners[block] >= 1
+            assert set(entry.copy.host_block_ids) <= set(host_owned), "a copy's host block is free"
+        assert held == self.copies.num_held_blocks
+        assert self.copies.num_in + self.copies.num_out == len(self.copies)
 
 
 def _root(salt: str) -> bytes:

@@ -8,9 +8,8 @@ prediction and measurement stands one factor, learnt from every step that ran.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from engine.core.batch import Batch, Copy
+from engine.core.batch import Batch
 from engine.core.latency_profile import LatencyProfile
 
 # A step's measurement moves the factor by this share; single outliers count at most twofold.
@@ -29,23 +28,23 @@ class LatencyModel:
         self.factor = 1.0
 
     def step_ns(self, batch: Batch) -> int:
-        """Return how long this batch will take, copies included."""
+        """Return how long this batch computes; copies go on beside it and cost it nothing."""
         cost = StepCost(self)
         for chunk in batch.chunks:
             if chunk.is_decode:
                 cost.add_decodes(1, chunk.start)
             else:
                 cost.add_prefill(chunk.start, chunk.num_tokens)
-        copies = max(
-            self._copies_ns(batch.parks, self.profile.link_out_ns_per_token),
-            self._copies_ns(batch.returns, self.profile.link_in_ns_per_token),
-        )
-        return int(max(cost.total_ns, copies))
+        return int(cost.total_ns)
 
-    def _copies_ns(self, copies: Sequence[Copy], ns_per_token: float) -> float:
-        blocks = sum([len(copy.block_ids) for copy in copies])
-        per_block = ns_per_token * self.profile.block_size
-        return self.factor * (len(copies) * self.profile.link_ns + blocks * per_block)
+    def copy_ns(self, num_tokens: int, *, is_return: bool) -> float:
+        """Return the link's time to carry a context of that many tokens one way.
+
+        Copies of one direction go one after the other: what is under way comes before.
+        """
+        p = self.profile
+        per_token = p.link_in_ns_per_token if is_return else p.link_out_ns_per_token
+        return self.factor * (p.link_ns + per_token * num_tokens)
 
     def prefill_ns(self, start: int, num_tokens: int) -> float:
         """Return what these prompt tokens add to steps that are full anyway: no base, no floor."""
@@ -64,9 +63,8 @@ class LatencyModel:
 
     def park_ns(self, num_tokens: int) -> float:
         """Return the link's time to carry a context of that many tokens to the host and back."""
-        p = self.profile
-        per_token = p.link_out_ns_per_token + p.link_in_ns_per_token
-        return self.factor * (2 * p.link_ns + per_token * num_tokens)
+        out_ns = self.copy_ns(num_tokens, is_return=False)
+        return out_ns + self.copy_ns(num_tokens, is_return=True)
 
     def learn(self, predicted_ns: float, elapsed_ns: float) -> None:
         """A step was predicted and measured: move the factor a little towards the truth.

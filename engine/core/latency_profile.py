@@ -27,6 +27,9 @@ from typing import Any
 
 from engine.core.executor import Capacity
 
+RAW, INT8 = "raw", "int8"
+HOST_FORMATS = (RAW, INT8)
+
 
 class ProfileError(ValueError):
     """The file cannot be read, or one field of it makes no sense; one sentence says which."""
@@ -38,7 +41,9 @@ class LatencyProfile:
 
     `link_out_ns_per_token` and `link_in_ns_per_token` are the KV cache of one token on its way to
     the host and back; `link_ns` is what one request's copy costs besides. Both directions run at
-    once, beside the compute. `mixed_kv_factor` is at least 1: no prompt makes a step cheaper.
+    once, beside the compute. `int8_out_ns_per_token` and `int8_in_ns_per_token` are the same where
+    the host keeps INT8, quantising included, `int8_kv_bytes_per_token` what it keeps, scales
+    included (0: not measured). `mixed_kv_factor` is at least 1: no prompt makes a step cheaper.
     `fit` tells where the numbers come from and how well they hold.
     """
 
@@ -59,7 +64,10 @@ class LatencyProfile:
     link_ns: float = 0.0
     link_out_ns_per_token: float = 0.0
     link_in_ns_per_token: float = 0.0
+    int8_out_ns_per_token: float = 0.0
+    int8_in_ns_per_token: float = 0.0
     kv_bytes_per_token: int = 0
+    int8_kv_bytes_per_token: int = 0
     num_kv_tokens: int = 1 << 20
     num_host_kv_tokens: int = 0
     block_size: int = 16
@@ -82,6 +90,33 @@ class LatencyProfile:
                 f"profile {self.name}: num_kv_tokens {self.num_kv_tokens} is less than one block"
                 f" of {self.block_size}"
             )
+
+    def with_host_format(self, host_format: str) -> LatencyProfile:
+        """Return the profile of an engine whose host keeps parked contexts so: "raw" or "int8".
+
+        Link rates are those of the format, and as many bytes hold more tokens, so that whoever
+        reads prices needs to know of no format. Raises ProfileError for what was not measured.
+        """
+        if host_format == RAW:
+            return self
+        if host_format != INT8:
+            known = ", ".join(HOST_FORMATS)
+            raise ProfileError(f"unknown host format {host_format!r:.40}; known: {known}")
+        for name in (
+            "kv_bytes_per_token",
+            "int8_kv_bytes_per_token",
+            "int8_out_ns_per_token",
+            "int8_in_ns_per_token",
+        ):
+            if not getattr(self, name):
+                raise ProfileError(f"profile {self.name}: {name}: not measured, and INT8 needs it")
+        num_bytes = self.num_host_kv_tokens * self.kv_bytes_per_token
+        return dataclasses.replace(
+            self,
+            link_out_ns_per_token=self.int8_out_ns_per_token,
+            link_in_ns_per_token=self.int8_in_ns_per_token,
+            num_host_kv_tokens=num_bytes // self.int8_kv_bytes_per_token,
+        )
 
     def capacity(self) -> Capacity:
         """Return what an executor of this device can hold."""

@@ -3,8 +3,9 @@
 It knows ranks, blocks and prices, and nothing of tokens. A victim ranks strictly behind the one it
 makes room for, and frees something (laws L14, L16). It is parked where the policy swaps, the host
 has room and the link is cheaper than computing its context again, else dropped to be recomputed; a
-full host is an everyday case (law L34). What a parked victim frees can be used in the next step,
-when its copy is over; what a dropped one frees, at once.
+full host is an everyday case (law L34). What a dropped victim frees can be used at once; what a
+parked one frees, when its copy is over, which may take many steps: until then its blocks are
+coming, and whoever lacks blocks waits for those before anybody else falls.
 """
 
 from __future__ import annotations
@@ -54,10 +55,9 @@ class MemoryMoves:
         self._view: View | None = None
         self._limits = StepLimits()
         self._by_keep_rank: list[tuple[Rank, Request]] | None = None
-        self._parking_tokens = 0
-        self._returning_tokens = 0
-        self._coming = 0  # blocks that this step's parks free for the next, not promised yet
-        self._promised: set[str] = set()  # to whom
+        self._coming: int | None = None  # blocks that copies under way will free; None: not counted
+        self._num_promised = 0  # how many of them are spoken for in this step
+        self._promised: set[str] = set()  # by these, who need one each
         self._may_displace = True
         self.is_awaited = False  # the first that waits has all it lacks on its way
 
@@ -69,8 +69,7 @@ class MemoryMoves:
         self.blocked_rank = None
         self._view, self._limits = view, limits
         self._by_keep_rank = None
-        self._parking_tokens = self._returning_tokens = 0
-        self._coming = 0
+        self._coming, self._num_promised = None, 0
         self._promised.clear()
         self._may_displace, self.is_awaited = True, False
 
@@ -106,15 +105,25 @@ class MemoryMoves:
                 self._park(request)
 
     def bring_back_any(self) -> None:
-        """Nobody can run: the first of the parked to keep comes back, whatever the policy says."""
-        if self._queues.parked and not self.returns:
-            self._bring_back(min(self._queues.parked.values(), key=self.keep_rank))
+        """Nobody can run: the first of the parked to keep comes back, whatever the policy says.
+
+        Not where somebody who can run comes anyway, or whose room does.
+        """
+        if self._kv.copies.num_in or self._num_promised:
+            return
+        ready = [r for r in self._queues.parked.values() if not r.copy_number]
+        if ready:
+            self._bring_back(min(ready, key=self.keep_rank))
 
     def _bring_back(self, request: Request) -> bool:
-        """Begin a return, with room for a block more than its history (law L17)."""
-        tokens = self._returning_tokens + request.num_computed
-        if self.returns and tokens > self._limits.max_copy_tokens:
-            return True  # the link is busy: it comes in a later step, and room is not the reason
+        """Begin a return, with room for a block more than its history (law L17).
+
+        False: it lacks room. One that is still on its way, or finds the link busy, comes later.
+        """
+        copies = self._kv.copies
+        tokens = copies.tokens_in + request.num_computed
+        if request.copy_number or (copies.num_in and tokens > self._limits.max_copy_tokens):
+            return True
         positions = min(request.num_tokens + self._kv.block_size, request.max_num_tokens)
         num_left = self._kv.num_free - self._kv.blocks_for(positions)
         if num_left < self._num_kept_for_head(request):
@@ -122,7 +131,6 @@ class MemoryMoves:
         copy = self._kv.bring_back(request, positions)
         if copy is None:
             return False
-        self._returning_tokens = tokens
         self.returns.append(copy)
         return True
 
@@ -141,8 +149,9 @@ class MemoryMoves:
 
     def _may_park(self, request: Request) -> bool:
         """True where parking is possible, frees something, fits the link and leaves a survivor."""
-        tokens = self._parking_tokens + request.num_computed
-        may_exceed = self._limits.may_park_more and not self.parks
+        copies = self._kv.copies
+        tokens = copies.tokens_out + request.num_computed
+        may_exceed = self._limits.may_park_more and not copies.num_out
         return (
             request.preemption_count < MAX_PREEMPTIONS
             and request.num_computed > request.parked_at
@@ -157,13 +166,12 @@ class MemoryMoves:
     def make_room(self, request: Request) -> bool:
         """Let one request behind this one free blocks; True where they are free at once.
 
-        False: nobody could, or a victim is being parked and this one has to wait for a step.
+        False: nobody could, or what this one lacks is on its way and it has to wait for a copy.
         """
         if request.id in self._promised:
             return False
-        if self._coming:
-            self._coming -= 1
-            self._promised.add(request.id)
+        if self._num_coming() > 0:
+            self._promise(request)
             return False
         rank, keepers = self.keep_rank(request), self.keepers()
         for index in range(len(keepers) - 1, -1, -1):
@@ -173,13 +181,22 @@ class MemoryMoves:
             if self._can_fall(victim):
                 del keepers[index]
                 if self._prefers_park(victim):
-                    self._coming += self._kv.num_freed_by(victim) - 1
-                    self._promised.add(request.id)
                     self._park(victim)
+                    self._promise(request)
                     return False
                 self._drop(victim)
                 return True
         return False
+
+    def _num_coming(self) -> int:
+        """Return how many blocks copies will free that nobody speaks for in this step."""
+        if self._coming is None:
+            self._coming = self._kv.count_coming()
+        return self._coming - self._num_promised
+
+    def _promise(self, request: Request) -> None:
+        self._num_promised += 1
+        self._promised.add(request.id)
 
     def displace(
         self, newcomer: Request, prefix: Sequence[int], num_missing: int, num_seats: int
@@ -191,21 +208,21 @@ class MemoryMoves:
         """
         if self.is_awaited or not self._may_displace:
             return False
-        if not self._coming and not self._has_any_for(newcomer):
+        coming = self._num_coming()
+        if coming <= 0 and not self._has_any_for(newcomer):
             return False  # found without ranking everyone, in nearly every full step
-        promised = min(self._coming, max(0, num_missing))
+        promised = max(0, min(coming, num_missing))
         victims = self._fallible(newcomer, prefix, num_missing - promised, num_seats)
         if victims is None:
             return False
         if promised or any(map(self._prefers_park, victims)):
-            # It can start in the next step only, when others took some of what is free now.
+            # It can start in a later step only, when others took some of what is free now.
             wanted = num_missing - promised + self._growth()
             more = self._fallible(newcomer, prefix, wanted, num_seats)
             if more is not None:
                 victims = more
                 if not promised and not any(map(self._prefers_park, more)):
                     victims = self._needed(more, prefix, num_missing, num_seats)
-        self._coming -= promised
         self.is_awaited = promised > 0
         for victim in victims:
             if self._prefers_park(victim):
@@ -213,6 +230,8 @@ class MemoryMoves:
                 self.is_awaited = True
             else:
                 self._drop(victim)
+        # It speaks for its share of what was coming, and for all that its own victims free.
+        self._num_promised += self._num_coming() - (coming - promised)
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
         return not self.is_awaited
 
@@ -302,8 +321,8 @@ class MemoryMoves:
 
     def _park(self, victim: Request) -> None:
         self._unplan(victim)
-        self._parking_tokens += victim.num_computed
         self.parks.append(self._kv.park(victim))
+        self._coming = None
         self._queues.park(victim, self.view.now_ns)
         victim.park_count += 1
         victim.parked_at = victim.num_computed

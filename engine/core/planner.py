@@ -4,7 +4,7 @@ It knows the policy's answers, the queues and the blocks, and no tokens, events 
 own. The order of a step: returns and parks the policy wishes, due decodes, prompts (under way and
 waiting, by one rank), then decodes that were not due, where seats and time are left.
 
-Memory, in four rules:
+Memory, in six rules:
 
 1. A decode or a started prompt that finds no block takes it from the back of `keep_rank`, and
    only from a request ranked strictly behind it that frees something (laws L14, L16). Where there
@@ -17,6 +17,8 @@ Memory, in four rules:
 4. Once a step has preempted, it starts nobody but those for whom its victims might have fallen.
 5. A parked request comes back with room to go on, and where nothing else could run the first to
    keep comes back unasked: no state of memory stands still (laws L12, L15).
+6. What copies under way will free counts as coming: whoever lacks blocks waits for those first, and
+   where everybody waits so does the step, without chunks, until a copy is over.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class Planner:
             decoding=self._queues.decoding.values(),
             parked=self._queues.parked.values(),
             free_host_blocks=self._kv.num_free_host,
+            coming_blocks=self._kv.num_coming,
         )
 
     def plan(self, now_ns: int) -> bool:
@@ -101,11 +104,19 @@ class Planner:
             # Work conservation (law L11): no policy's limits may leave the device idle.
             if not (self.decodes or self.prefills):
                 self._fill(limits, list(self._queues.decoding.values()), [])
-        if not (self.decodes or self.prefills or moves.parks):
+        if not (self.decodes or self.prefills):
             moves.bring_back_any()
         for request in self.preempted:
             self._queues.wait(request, self._prefill_rank(request))
-        return bool(self.decodes or self.prefills or moves.parks or moves.returns)
+        return bool(self.decodes or self.prefills or len(self._kv.copies))
+
+    def rest(self, now_ns: int) -> None:
+        """Plan a step of nothing, for nobody: copies of those who left are still under way."""
+        self.decodes.clear()
+        self.prefills.clear()
+        self.started.clear()
+        self.cost.clear()
+        self.moves.begin(self.view(now_ns), StepLimits())
 
     def _fill(self, limits: StepLimits, due: list[Request], spare: list[Request]) -> None:
         self._limits = limits

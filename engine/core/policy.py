@@ -36,7 +36,9 @@ class View:
     """What a policy may see: the present, between two steps. The collections are live: read only.
 
     `prefilling` are running requests with part of their history still to compute, `decoding`
-    those that lack only their last token; `parked` ones have their context on the host.
+    those that lack only their last token; `parked` ones have their context on the host, or on its
+    way there or back (`Request.copy_number`, `is_returning`). `coming_blocks` are not free yet and
+    will be when the copies under way are over.
     """
 
     now_ns: int
@@ -47,6 +49,7 @@ class View:
     decoding: Collection[Request]
     parked: Collection[Request] = ()
     free_host_blocks: int = 0
+    coming_blocks: int = 0
 
     @property
     def num_running(self) -> int:
@@ -67,8 +70,8 @@ class StepLimits:
     batch has rows. `whole_prompts` takes a prompt's remaining tokens in one chunk or not at all.
     `max_step_ns` is the time budget: prompts and decodes that are not due are added only while the
     latency model says that the step stays within it (nothing to an engine without a model).
-    `max_copy_tokens` bounds what is carried in each direction beside the step; a single return
-    always may exceed it, a single park only where `may_park_more` says so (the step then waits).
+    `max_copy_tokens` bounds what is under way on the link in each direction, so that its queue is
+    short; where nothing is, a return may exceed it, a park only where `may_park_more` says so.
     """
 
     max_tokens: int = NO_LIMIT

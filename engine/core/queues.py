@@ -20,6 +20,7 @@ class Queues:
     __slots__ = (
         "decoding",
         "parked",
+        "parked_tokens",
         "prefilling",
         "running_by_tier",
         "waiting",
@@ -32,6 +33,7 @@ class Queues:
         self.prefilling: dict[str, Request] = {}
         self.decoding: dict[str, Request] = {}
         self.parked: dict[str, Request] = {}
+        self.parked_tokens = 0  # their contexts
         self.waiting_tokens_by_tier: Counter[str] = Counter()  # of their prompts
         self.waiting_by_tier: Counter[str] = Counter()
         self.running_by_tier: Counter[str] = Counter()
@@ -82,6 +84,7 @@ class Queues:
         self._take(request)
         request.move_to(Status.PARKED, now_ns)
         self.parked[request.id] = request
+        self.parked_tokens += request.num_computed
 
     def resume(self, request: Request, now_ns: int) -> None:
         """Parked to running."""
@@ -103,6 +106,7 @@ class Queues:
     def _take(self, request: Request) -> None:
         """Take a started request out of its place."""
         if self.parked.pop(request.id, None) is not None:
+            self.parked_tokens -= request.num_computed
             return
         place = self.prefilling if request.id in self.prefilling else self.decoding
         del place[request.id]
@@ -121,6 +125,7 @@ class Queues:
             assert request.status is Status.RUNNING
             assert request.is_decoding or request.id in self.prefilling
         assert all(r.status is Status.PARKED and r.num_computed for r in self.parked.values())
+        assert self.parked_tokens == sum(r.num_computed for r in self.parked.values())
         self.waiting.check_integrity()
         waiting = Counter(r.order.tier for r in self.waiting)
         running = Counter(

@@ -2,8 +2,8 @@
 
 It knows queues, blocks and the policy, and neither clocks nor observers: `now_ns` is handed in.
 A request is two counters, computed and total; prefill, decode, resumption after preemption and
-prefix hits differ only in how far apart they are. One step at most is dispatched at any time;
-what a dispatched step still reads or writes stays fenced until it is over (law L5).
+prefix hits differ only in how far apart they are. One step at most is dispatched at any time, and
+copies go on beside any number of steps; what either still uses stays fenced until it is over (L5).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Scheduler:
             capacity.block_size,
             enable_prefix_cache=enable_prefix_cache,
             num_host_blocks=capacity.num_host_blocks,
+            host_is_exact=capacity.host_is_exact,
         )
         self.planner = Planner(capacity, policy, self.queues, self.kv, model)
         self._max_waiting_requests = max_waiting_requests
@@ -120,8 +121,8 @@ class Scheduler:
     ) -> TokenEvent:
         """End a live request at once, in whatever state, and return its last event.
 
-        Blocks that a dispatched step uses stay fenced until that step is over; its token for this
-        request is then dropped.
+        Blocks that a dispatched step or a copy uses stay fenced until that is over; the step's
+        token for this request is then dropped.
         """
         self._finish(request, reason, now_ns)
         return TokenEvent(
@@ -133,28 +134,25 @@ class Scheduler:
         )
 
     def _finish(self, request: Request, reason: FinishReason, now_ns: int) -> None:
-        fenced = self.dispatched is not None and self._is_in_use(request)
+        fenced = self.dispatched is not None and request in self._dispatched_requests
         self.kv.forget(request, fenced=fenced)
         self.queues.end(request, now_ns)
         request.finish_reason = reason
         del self._live[request.id]
 
-    def _is_in_use(self, request: Request) -> bool:
-        """True where the dispatched step computes or carries this request."""
-        moves = self.planner.moves
-        carried = (copy.request_id for copy in (*moves.parks, *moves.returns))
-        return request in self._dispatched_requests or request.id in carried
-
     # A step
 
     def schedule(self, now_ns: int) -> Batch | None:
-        """Return the next batch, or None when nobody waits or runs."""
+        """Return the next batch, or None when nobody waits, runs or is carried."""
         assert self.dispatched is None, "a step is still out"
-        if not self._live:
+        if self._live:
+            planned = self.planner.plan(now_ns)
+            # No state lets live requests stand still (laws L11, L12); see planner.py for why.
+            assert planned, "there are requests and nothing was planned"
+        elif len(self.kv.copies):
+            self.planner.rest(now_ns)
+        else:
             return None
-        planned = self.planner.plan(now_ns)
-        # No state lets live requests stand still (laws L11, L12); see planner.py for why.
-        assert planned, "there are requests and nothing was planned"
         block_ids = self.kv.block_ids
         decodes = self.planner.decodes.values()
         chunks = [_decode_chunk(request, block_ids(request)) for request in decodes]
@@ -170,14 +168,16 @@ class Scheduler:
         return self.dispatched
 
     def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
-        """Take a step's result in: counters, tokens, ends. Returns the events in batch order."""
+        """Take a step's result in: counters, tokens, ends, copies that are over.
+
+        Returns the events in batch order, and behind them the ends of those whose copies were lost.
+        """
         failed = frozenset(result.failed)
         sampling = [c.request_id for c in batch.chunks if c.sampling and c.request_id not in failed]
         assert result.step == batch.step, f"result of step {result.step} for {batch.step}"
         assert [t.request_id for t in result.tokens] == sampling, "one token per sampling chunk"
         requests = self._take_back(batch)
-        self._end_returns(batch, now_ns)
-        if self.model is not None and not (batch.parks or batch.returns):
+        if self.model is not None:  # copies beside a step cost it nothing, or are what steps cost
             self.model.learn(self.predicted_ns, result.elapsed_ns)
         events = []
         tokens = iter(result.tokens)
@@ -193,22 +193,43 @@ class Scheduler:
             self._advance(request, chunk.end)
             if token is not None:
                 events.append(self._take_token(request, token, now_ns))
-        live = [request for request in requests if request.status is Status.RUNNING]
-        self.policy.observe(live, result.elapsed_ns, self.planner.view(now_ns))
+        if result.copied or result.lost_copies:
+            events += self._end_copies(result, now_ns)
+        if batch.chunks:
+            live = [request for request in requests if request.status is Status.RUNNING]
+            self.policy.observe(live, result.elapsed_ns, self.planner.view(now_ns))
         return events
 
     def recompute(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
         """The dispatched step failed: its requests start over, or end after too many faults.
 
-        That holds for whoever was carried as well (law L33): a return that were tried again and
-        again would take everybody in its steps with it.
+        That holds for whoever is being carried as well (law L33): a return that were tried again
+        and again would take everybody in its steps with it.
         """
+        return self._start_over([*self._take_back(batch), *self._lose_copies()], now_ns, detail)
+
+    def _end_copies(self, result: StepResult, now_ns: int) -> list[TokenEvent]:
+        """Copies are over: who came back runs from now on, whose context was lost starts over."""
+        for number in result.copied:
+            ended = self.kv.end_copy(number, is_lost=False)
+            if ended.is_return and not ended.is_orphan:
+                self.queues.resume(ended.request, now_ns)
+        lost = [self.kv.end_copy(number, is_lost=True) for number in result.lost_copies]
+        requests = [ended.request for ended in lost if not ended.is_orphan]
+        detail = "its context was lost between device and host"
+        return self._start_over(requests, now_ns, detail)
+
+    def _lose_copies(self) -> list[Request]:
+        """No copy is under way any more; return who was being carried and is live."""
+        copies = self.kv.copies
+        lost = [self.kv.end_copy(number, is_lost=True) for number in copies.numbers()]
+        return [ended.request for ended in lost if not ended.is_orphan]
+
+    def _start_over(
+        self, requests: Sequence[Request], now_ns: int, detail: str
+    ) -> list[TokenEvent]:
+        """These met a fault: compute those that are live again, or end them after too many."""
         events = []
-        requests = list(self._take_back(batch))
-        for copy in (*batch.parks, *batch.returns):
-            request = self.queues.parked.get(copy.request_id)
-            if request is not None:  # it may have left meanwhile
-                requests.append(request)
         for request in requests:
             if request.status is Status.FINISHED:
                 continue
@@ -216,27 +237,17 @@ class Scheduler:
             if request.fault_count > MAX_FAULTS:
                 events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
                 continue
-            self._start_over(request, now_ns)
+            self.kv.release(request)
+            self.queues.interrupt(request, now_ns)
+            rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
+            self.queues.wait(request, rank)
         return events
-
-    def _start_over(self, request: Request, now_ns: int) -> None:
-        self.kv.release(request)
-        self.queues.interrupt(request, now_ns)
-        rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
-        self.queues.wait(request, rank)
-
-    def _end_returns(self, batch: Batch, now_ns: int) -> None:
-        """Whoever was carried back runs from now on."""
-        for copy in batch.returns:
-            request = self.queues.parked.get(copy.request_id)
-            if request is not None:  # it may have left meanwhile
-                self.kv.has_returned(request)
-                self.queues.resume(request, now_ns)
 
     def abandon(self, now_ns: int, detail: str) -> list[TokenEvent]:
         """End everyone as FAILED; only when no executor will touch the blocks any more."""
         if self.dispatched is not None:
             self._take_back(self.dispatched)
+        self._lose_copies()
         return [
             self.end(request, FinishReason.FAILED, now_ns, detail=detail)
             for request in list(self._live.values())
@@ -289,16 +300,16 @@ class Scheduler:
         self.queues.check_integrity()
         live = {request.id: request for request in self.queues}
         assert live == self._live, "the places and the book of live requests differ"
-        batch = self.dispatched or Batch(0, ())
-        chunks, copies = batch.chunks, (*batch.parks, *batch.returns)
-        tables = [chunk.block_ids for chunk in chunks] + [copy.block_ids for copy in copies]
-        self.kv.check_integrity(live.values(), tables, [copy.host_block_ids for copy in copies])
+        chunks = () if self.dispatched is None else self.dispatched.chunks
+        tables = None if self.dispatched is None else [chunk.block_ids for chunk in chunks]
+        self.kv.check_integrity(live.values(), tables)
         for request in live.values():
             assert 0 <= request.num_computed <= request.num_tokens <= request.max_num_tokens
             assert request.num_cached <= request.num_prompt_tokens
-        if self.dispatched is None:
-            assert self.kv.num_fenced == 0, "a fence without a dispatched step"
-        else:
+        carried = {e.request.id for e in self.kv.copies if not e.is_orphan}
+        assert carried == {r.id for r in live.values() if r.copy_number}
+        assert all(name in self.queues.parked for name in carried), "carried, and not parked"
+        if self.dispatched is not None:
             assert len(chunks) <= self.capacity.max_batch_requests
             assert self.dispatched.num_tokens <= self.capacity.max_batch_tokens
             owned = {r.id: self.kv.block_ids(r) for r in live.values()}

@@ -72,7 +72,7 @@ class StepStats:
     free_blocks: int
     num_recomputed_tokens: int = 0  # computed before and lost to a preemption or a fault
     num_parked: int = 0
-    num_copied_tokens: int = 0  # carried to the host or back in this step
+    num_copied_tokens: int = 0  # that reached the host or the device, by this step's result
     predicted_ns: int = 0  # what the latency model expected, 0 without one
 
 
@@ -81,6 +81,9 @@ class Snapshot:
     """The engine's state between two steps, an immutable value for admission and dashboards.
 
     `prompt_tokens_total` and `cached_tokens_total` count each request once, when it first runs.
+    `parked` are on the host or on their way there or back; `leaving` and `returning` of them are on
+    the way. `bank_ms` is by how much the tokens of running and parked streams are early, summed up,
+    `least_bank_ms` the least of them (negative: late), None without any; at most 250 ms old.
     """
 
     step: int
@@ -102,9 +105,22 @@ class Snapshot:
     computed_tokens_total: int = 0
     recomputed_tokens_total: int = 0  # the recompute tax is this share of all computed tokens
     parks_total: int = 0
-    copied_tokens_total: int = 0  # carried to the host or back
     free_host_blocks: int = 0
     num_host_blocks: int = 0
+    leaving: int = 0
+    returning: int = 0
+    parked_tokens: int = 0
+    coming_blocks: int = 0  # freed when the copies under way are over
+    copied_out_tokens_total: int = 0
+    copied_in_tokens_total: int = 0
+    lost_copies_total: int = 0
+    bank_ms: float = 0.0
+    least_bank_ms: float | None = None
+
+    @property
+    def copied_tokens_total(self) -> int:
+        """Tokens carried, to the host and back."""
+        return self.copied_out_tokens_total + self.copied_in_tokens_total
 
 
 class Observer(Protocol):

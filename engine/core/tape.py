@@ -103,7 +103,8 @@ def batch_digest(batch: Batch) -> str:
     for chunk in batch.chunks:
         _add_chunk(sha.update, chunk)
     for copy in (*batch.parks, *batch.returns):
-        _add(sha.update, copy.request_id, copy.block_ids, copy.host_block_ids)
+        text = f"{copy.request_id}/{copy.number}/{copy.num_tokens}"
+        _add(sha.update, text, copy.block_ids, copy.host_block_ids)
     return sha.hexdigest()[:32]
 
 

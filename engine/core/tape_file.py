@@ -110,7 +110,14 @@ def _step_finished(fields: _Fields) -> TapeEvent:
         )
         for token in result["tokens"]
     ]
-    made = StepResult(result["step"], tuple(tokens), result["elapsed_ns"], tuple(result["failed"]))
+    made = StepResult(
+        result["step"],
+        tuple(tokens),
+        result["elapsed_ns"],
+        tuple(result["failed"]),
+        tuple(result.get("copied", ())),  # older tapes have none
+        tuple(result.get("lost_copies", ())),
+    )
     return StepFinished(fields["now_ns"], made)
 
 

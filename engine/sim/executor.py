@@ -2,6 +2,10 @@
 
 It knows the true output lengths and answers with the end token when one is reached. Its latency
 model is its own: what the scheduler learns about its copy never reaches the simulated device.
+
+Its clock counts the time of its steps. Copies go on beside them and are reported by the first step
+that ends no earlier; a batch without chunks lasts until the first copy under way is over. No time
+is lost between steps: a core asks for the next one at once while anybody, or any copy, is there.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from engine.core.batch import Batch, SampledToken, StepResult
 from engine.core.errors import ExecutorFault
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel, StepCost
-from engine.sim.faults import StepFaults
+from engine.sim.faults import CopyFaults, StepFaults
+from engine.sim.link import SimulatedLink
 
 EOS = 0
 FIRST_OWN_TOKEN = 1  # token ids from here on say whose token it is, never what it means
@@ -29,7 +34,7 @@ class SimulatedFault(ExecutorFault):
 class SimulatedExecutor:
     """Answers batches in virtual time; `lengths` are the true output lengths by request id."""
 
-    __slots__ = ("_capacity", "_eos", "_faults", "_last", "_model", "_words")
+    __slots__ = ("_capacity", "_eos", "_faults", "_last", "_link", "_model", "_now_ns", "_words")
 
     def __init__(
         self,
@@ -37,10 +42,13 @@ class SimulatedExecutor:
         model: LatencyModel,
         lengths: Mapping[str, int],
         faults: StepFaults | None = None,
+        copy_faults: CopyFaults | None = None,
     ) -> None:
         self._capacity = capacity
         self._model = model
         self._faults = faults
+        self._link = SimulatedLink(model, capacity.block_size, copy_faults)
+        self._now_ns = 0
         # A token object per request, made once: this runs for every row of every step.
         self._last = {name: length - 1 for name, length in lengths.items()}
         self._eos = {name: SampledToken(name, EOS) for name in lengths}
@@ -56,6 +64,11 @@ class SimulatedExecutor:
 
     def execute(self, batch: Batch) -> StepResult:
         """Return the step's tokens and the time it took; raises SimulatedFault by seed."""
+        link = self._link
+        for copy in batch.parks:
+            link.begin(copy, self._now_ns, is_return=False)
+        for copy in batch.returns:
+            link.begin(copy, self._now_ns, is_return=True)
         elapsed_ns = self._elapsed_ns(batch)
         last, eos, words, faults = self._last, self._eos, self._words, self._faults
         tokens = [
@@ -65,19 +78,28 @@ class SimulatedExecutor:
         ]
         failed: tuple[str, ...] = ()
         if faults is not None:
-            elapsed_ns = max(1, int(elapsed_ns * faults.slowdown()))
-            if faults.fails():
+            slowdown, fails = faults.slowdown(), faults.fails()
+            if batch.chunks:  # the link is not slower than it is
+                elapsed_ns = max(1, int(elapsed_ns * slowdown))
+            if fails:
+                self._now_ns += elapsed_ns
+                link.stop()
                 raise SimulatedFault(elapsed_ns)
             failed = faults.failed_rows([token.request_id for token in tokens])
             if failed:
                 tokens = [token for token in tokens if token.request_id not in failed]
-        return StepResult(batch.step, tuple(tokens), elapsed_ns, failed)
+        self._now_ns += elapsed_ns
+        copied: tuple[int, ...] = ()
+        lost: tuple[int, ...] = ()
+        if not link.is_idle:
+            copied, lost = link.take(self._now_ns)
+        return StepResult(batch.step, tuple(tokens), elapsed_ns, failed, copied, lost)
 
     def _elapsed_ns(self, batch: Batch) -> int:
         """The same sum as `LatencyModel.step_ns`, with the decodes added up at once."""
-        if batch.parks or batch.returns:
-            return max(1, self._model.step_ns(batch))
         chunks = batch.chunks
+        if not chunks:
+            return max(1, self._link.next_end_ns() - self._now_ns)
         starts = [c.start for c in chunks if c.output_index and len(c.token_ids) == 1]
         cost = StepCost(self._model)
         cost.add_decodes(len(starts), sum(starts))

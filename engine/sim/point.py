@@ -15,11 +15,11 @@ from engine.core.clock import NS_PER_S
 from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
-from engine.core.latency_profile import LatencyProfile, load_profile
+from engine.core.latency_profile import RAW, LatencyProfile, load_profile
 from engine.core.policies import make_policy
 from engine.core.stats import Observer
 from engine.sim.executor import SimulatedExecutor
-from engine.sim.faults import NO_FAULTS, Faults, StepFaults, draw_aborts
+from engine.sim.faults import NO_FAULTS, CopyFaults, Faults, StepFaults, draw_aborts
 from engine.sim.laws import LawWatch
 from engine.sim.orders import OrderMaker, output_cap
 from engine.sim.predictors import make_predictor
@@ -38,7 +38,8 @@ class PointSpec:
 
     `num_kv_tokens` and `num_host_kv_tokens` replace the profile's pools, `max_model_len` its
     context window, `max_output_tokens` the trace's own cap (its longest answer, up to the next
-    power of two). Without `horizon_s` the run goes on until everyone has ended.
+    power of two). `host_format` is how the host keeps parked contexts, "raw" or "int8". Without
+    `horizon_s` the run goes on until everyone has ended.
     """
 
     trace: str
@@ -57,6 +58,7 @@ class PointSpec:
     max_model_len: int | None = None
     max_output_tokens: int | None = None
     max_waiting_requests: int = 1_000_000
+    host_format: str = RAW
     faults: Faults = NO_FAULTS
     check_laws: bool = False
     horizon_s: float | None = None
@@ -76,7 +78,7 @@ class Scene:
     def __init__(self, spec: PointSpec, rows: Sequence[TraceRow] | None = None) -> None:
         rows = load_trace(spec.trace) if rows is None else rows
         self.spec = spec
-        self.profile = load_profile(spec.profile)
+        self.profile = load_profile(spec.profile).with_host_format(spec.host_format)
         self.capacity = _capacity(spec, self.profile)
         self.max_output_tokens = spec.max_output_tokens or output_cap(rows)
         self.workload = draw_workload(
@@ -105,9 +107,16 @@ class Scene:
 
     def executor(self) -> SimulatedExecutor:
         """Return the device: its latency model is its own and never moves."""
-        spec = self.spec
-        faults = None if spec.faults == NO_FAULTS else StepFaults(spec.faults, spec.seed)
-        return SimulatedExecutor(self.capacity, LatencyModel(self.profile), self.lengths, faults)
+        spec, model = self.spec, LatencyModel(self.profile)
+        if spec.faults == NO_FAULTS:
+            return SimulatedExecutor(self.capacity, model, self.lengths)
+        return SimulatedExecutor(
+            self.capacity,
+            model,
+            self.lengths,
+            StepFaults(spec.faults, spec.seed),
+            CopyFaults(spec.faults, spec.seed),
+        )
 
     def orders(self) -> OrderMaker:
         """Return what makes the orders of this workload."""
@@ -174,6 +183,7 @@ def _capacity(spec: PointSpec, profile: LatencyProfile) -> Capacity:
         if (value := getattr(spec, name)) is not None
     }
     capacity = dataclasses.replace(profile, **changes).capacity()
+    capacity = dataclasses.replace(capacity, host_is_exact=spec.host_format == RAW)
     if spec.faults.num_host_blocks is not None:
         capacity = dataclasses.replace(capacity, num_host_blocks=spec.faults.num_host_blocks)
     return capacity

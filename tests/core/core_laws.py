@@ -37,6 +37,7 @@ class Move:
     num_missing: int
     num_seats: int
     growth: int  # blocks that decodes may take before the next step looks at a newcomer
+    coming: int  # blocks that copies will free and nobody speaks for
     before: dict[str, Before]
     answer: bool | None
     dropped: list[Request]
@@ -61,6 +62,7 @@ class Witness:
         self._was_waiting: set[str] = set()
         self.steps_without_chunks = 0
         self._most_live = 0  # since there last were chunks
+        self._most_copies = 0
         moves.carry = self._watched("carry", moves.carry)
         moves.make_room = self._watched("make_room", moves.make_room)
         moves.displace = self._watched("displace", moves.displace)
@@ -99,6 +101,7 @@ class Witness:
             }
             by_id = {r.id: r for r in running}
             num_preempted, num_parks, growth = len(preempted), len(parks), self._growth()
+            coming = self._kv.count_coming() - self._moves._num_promised
             if what == "carry":
                 answer = call()
             elif what == "make_room":
@@ -112,6 +115,7 @@ class Witness:
                     num_missing,
                     num_seats,
                     growth,
+                    coming,
                     before,
                     answer,
                     preempted[num_preempted:],
@@ -150,6 +154,10 @@ class Witness:
 
     def after(self, batch: Batch) -> None:
         """Judge the step that was planned."""
+        if not len(self._queues):
+            assert not batch.chunks, "it computes for nobody"
+            assert len(self._kv.copies), "nobody is there, and nothing is under way"
+            return
         self._check_one_place_each(batch)
         for move in self.moves:
             self._check_move(move)
@@ -202,6 +210,7 @@ class Witness:
         if move.what == "make_room":
             assert len(move.victims) <= 1
             assert bool(move.dropped) == move.answer
+            assert not move.victims or move.coming <= 0, "what it lacks was on its way"
         else:
             self._check_displacement(move)
 
@@ -213,14 +222,14 @@ class Witness:
         if not move.victims:
             return
         gained = sorted(move.before[victim.id].num_gained for victim in move.victims)
-        if not any(m.parked for m in self.moves if m.what == "make_room"):  # none on their way
-            assert sum(gained) >= move.num_missing, "they fell in vain"
+        assert sum(gained) >= move.num_missing - max(0, move.coming), "they fell in vain"
         assert len(gained) >= move.num_seats, "they fell in vain"
         wanted = move.num_missing + (move.growth if self._moves.parks else 0)
         is_needed = sum(gained[1:]) < wanted or len(gained) == move.num_seats
         assert is_needed, "one of them need not have fallen"
         assert newcomer.status is Status.RUNNING or not move.answer, "it could start and did not"
-        assert move.answer or self._moves.parks, "nothing is on its way, and it was not started"
+        is_coming = self._kv.count_coming() > 0
+        assert move.answer or is_coming, "nothing is on its way, and it was not started"
 
     def _check_order_of_starts(self) -> None:
         """Law L19: nobody is started before a better-ranked one that waits on."""
@@ -249,9 +258,14 @@ class Witness:
             assert all(r.num_uncomputed == count for r, count in planner.prefills.values())
         self._check_time(batch, limits)
         most = self._moves._limits.max_copy_tokens
-        for copies in (batch.parks, batch.returns):
-            tokens = sum(self._request(copy.request_id).num_computed for copy in copies)
-            assert len(copies) <= 1 or tokens <= most
+        book = self._kv.copies
+        for copies, number, tokens in (
+            (batch.parks, book.num_out, book.tokens_out),
+            (batch.returns, book.num_in, book.tokens_in),
+        ):
+            assert not copies or number == 1 or tokens <= most, "the link's queue is too long"
+        ways = [entry.is_return for entry in book]
+        assert (ways.count(False), ways.count(True)) == (book.num_out, book.num_in)
 
     def _check_time(self, batch: Batch, limits: StepLimits) -> None:
         """The step costs what the plan says, added up anew, and no more than its time budget.
@@ -284,22 +298,22 @@ class Witness:
                 assert self._kv.covers(request, request.num_tokens)
 
     def _check_no_idling(self, batch: Batch) -> None:
-        """Laws L11 and L15: a step computes whenever anybody could, and never are all parked."""
+        """Laws L11 and L15: a step computes whenever anybody could, or waits for a copy."""
         running, queues, kv = self._running(), self._queues, self._kv
         if batch.chunks:
-            self.steps_without_chunks = self._most_live = 0
+            self.steps_without_chunks = self._most_live = self._most_copies = 0
             return
         self.steps_without_chunks += 1
         self._most_live = max(self._most_live, len(queues))
+        self._most_copies = max(self._most_copies, len(kv.copies))
+        assert len(kv.copies), "laws L11, L15: nobody runs, and nothing is under way"
         assert not any(kv.covers(r, r.num_computed + 1) for r in running), "law L11"
         assert not running or kv.num_free == 0, "law L11"
-        if not running and not batch.returns:
-            # Only a newcomer's displacement may leave nobody on the device, and it runs next.
-            assert any(m.what == "displace" and m.victims for m in self.moves), "law L15"
         if not running and not batch.returns and not self._moves.preempted:
             head = queues.waiting.head()
             if head is not None and self._moves.blocked_rank is None:
                 prefix = kv.find_prefix(head[1])
                 assert kv.num_missing(prefix, head[1].max_num_tokens, 0) > 0, "law L11"
-        # Every step without chunks parks somebody who made progress, or brings somebody back.
-        assert self.steps_without_chunks <= 2 * self._most_live
+        # Every step without chunks ends a copy: of those who had left, or of somebody who made
+        # progress before it was carried out, or who comes back and runs.
+        assert self.steps_without_chunks <= 2 * self._most_live + self._most_copies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core_copier import Copier
 from core_world import World
 
 from engine.core.engine_core import CoreConfig
@@ -20,6 +21,7 @@ def make_capacity(
     max_batch_tokens: int = 64,
     max_batch_requests: int = 16,
     num_host_blocks: int = 0,
+    host_is_exact: bool = True,
 ) -> Capacity:
     return Capacity(
         num_blocks,
@@ -28,6 +30,7 @@ def make_capacity(
         max_batch_tokens,
         max_batch_requests,
         num_host_blocks,
+        host_is_exact,
     )
 
 
@@ -71,6 +74,7 @@ def make_world(
     *,
     enable_prefix_cache: bool = True,
     model: LatencyModel | None = None,
+    copier: Copier | None = None,
     **capacity: int,
 ) -> World:
     if isinstance(policy, str):
@@ -81,4 +85,5 @@ def make_world(
         config,
         enable_prefix_cache=enable_prefix_cache,
         model=model,
+        copier=copier,
     )

@@ -6,7 +6,8 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 
-from core_executor import MemoryExecutor
+from core_copier import Copier
+from core_executor import Carried, MemoryExecutor
 from core_fakes import Recorder, Truth
 from core_laws import Witness
 
@@ -38,7 +39,9 @@ class World:
         *,
         enable_prefix_cache: bool = True,
         model: LatencyModel | None = None,
+        copier: Copier | None = None,
     ) -> None:
+        self.copier = copier or Copier()
         self.recorder = Recorder()
         self.core = EngineCore(
             capacity,
@@ -57,7 +60,8 @@ class World:
         self.ended: list[Truth] = []
         self.batches: list[Batch] = []
         self.refused: list[RefusalReason] = []
-        self.num_copied = 0  # tokens, in whole blocks, both ways
+        self.num_copied = 0  # tokens that arrived, both ways
+        self.num_lost = 0  # copies
         self.steps_without_progress = 0
         self.most_steps_without_progress = 0
         self.faults: dict[int, int] = {}
@@ -138,8 +142,10 @@ class World:
         assert self.out is None
         self.witness.before(self.now_ns)
         batch = self.core.start_step(self.now_ns)
-        # Law L11: nothing to do means nobody is there, and the other way round.
-        assert (batch is None) == (not self.live), "the engine stands still with work to do"
+        # Law L11: nothing to do means nobody is there, and the other way round. Copies of those who
+        # left are work as well: their blocks come free with a report.
+        has_work = bool(self.live or self.executor.under_way)
+        assert (batch is None) == (not has_work), "the engine stands still with work to do"
         if batch is not None:
             self._check_batch(batch)
             self.executor.dispatch(batch, self.live)
@@ -149,40 +155,76 @@ class World:
         self.check()
         return batch
 
-    def finish(self, failed: Iterable[str] = ()) -> list[TokenEvent]:
+    def finish(
+        self,
+        failed: Iterable[str] = (),
+        *,
+        copied: Iterable[int] | None = None,
+        lost: Iterable[int] = (),
+    ) -> list[TokenEvent]:
+        """End the step. Which copies are over the copier says, where `copied` does not."""
         self.is_sound = False
         batch = self._take_out()
         self.now_ns += STEP_NS
-        result = self.executor.complete(batch, STEP_NS, tuple(failed))
-        for copy in batch.returns:
-            self._end_parking(copy.request_id)
+        under_way = dict(self.executor.under_way)
+        arrived, gone = (() if copied is None else tuple(copied)), tuple(lost)
+        if copied is None:
+            numbers = [number for number in under_way if number not in gone]
+            arrived, more = self.copier.over(numbers, at_least_one=not (batch.chunks or gone))
+            gone += more
+        result = self.executor.complete(batch, STEP_NS, tuple(failed), arrived, gone)
+        fallen = self._note_copies([under_way[n] for n in arrived], [under_way[n] for n in gone])
         events = self.core.finish_step(batch, result, self.now_ns)
         order = [chunk.request_id for chunk in batch.chunks]
-        places = [order.index(event.request_id) for event in events]
+        of_copies = [event for event in events if event.request_id not in order]
+        places = [order.index(e.request_id) for e in events[: len(events) - len(of_copies)]]
         assert places == sorted(places), "events are not in the batch's order"
-        for copy in batch.returns:  # who left may have left its id to a newcomer, which waits
-            request = self.core._scheduler.find(copy.request_id)
-            assert request is None or request.status in (Status.RUNNING, Status.WAITING)
+        # Three faults in a row, without a token in between, are the end.
+        assert {event.request_id for event in of_copies} == self._hopeless(fallen)
+        for number in arrived:
+            entry = under_way[number]
+            request = self.core._scheduler.find(entry.copy.request_id)
+            if entry.truth.end is None:
+                assert request is not None
+                assert request.status is (Status.RUNNING if entry.is_return else Status.PARKED)
+        self._check_started_over(fallen)
         self._note_progress(bool(events))
         return self._take(events)
+
+    def _note_copies(self, arrived: list[Carried], lost: list[Carried]) -> list[Truth]:
+        """Keep the books of copies that are over; return whose contexts are lost, the live."""
+        self.num_copied += sum(entry.num_tokens for entry in arrived)
+        self.num_lost += len(lost)
+        for entry in (*arrived, *lost):
+            if entry.truth.end is None and (entry.is_return or entry in lost):
+                self._end_parking(entry.truth)
+        fallen = [entry.truth for entry in lost if entry.truth.end is None]
+        for truth in fallen:
+            self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
+        return fallen
+
+    def _hopeless(self, fallen: list[Truth]) -> set[str]:
+        return {t.order.id for t in fallen if self.faults[id(t)] > MAX_FAULTS}
+
+    def _check_started_over(self, fallen: list[Truth]) -> None:
+        """Law L33: whoever was carried, or computed in a step that failed, is computed again."""
+        for truth in fallen:
+            request = self.core._scheduler.find(truth.order.id)
+            assert request is None or request.status is Status.WAITING
+            assert request is None or request.num_computed == 0
 
     def fault(self) -> list[TokenEvent]:
         self.is_sound = False
         batch = self._take_out()
         self.now_ns += STEP_NS
-        lost = [truth for truth in self.executor.lose() if truth.end is None]
-        for truth in lost:
-            self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
-        for copy in (*batch.parks, *batch.returns):
-            self._end_parking(copy.request_id)
+        fallen = self._note_copies([], list(self.executor.under_way.values()))
+        for truth in self.executor.lose():
+            if truth.end is None and not any(truth is other for other in fallen):
+                fallen.append(truth)
+                self.faults[id(truth)] = self.faults.get(id(truth), 0) + 1
         events = self.core.fail_step(batch, self.now_ns, "device memory ran out")
-        for name in batch_names(batch):  # law L33: whoever was carried is computed again too
-            request = self.core._scheduler.find(name)
-            assert request is None or request.status is Status.WAITING
-            assert request is None or request.num_computed == 0
-        # Three faults in a row, without a token in between, are the end.
-        gone = {event.request_id for event in events}
-        assert gone == {t.order.id for t in lost if self.faults[id(t)] > MAX_FAULTS}
+        self._check_started_over(fallen)
+        assert {event.request_id for event in events} == self._hopeless(fallen)
         assert all(event.finish_reason is FinishReason.FAILED for event in events)
         self.steps_without_progress = 0
         return self._take(events)
@@ -191,6 +233,8 @@ class World:
         self.is_sound = False
         self.abandoned += self.out is not None
         self.out = None
+        self.num_lost += len(self.executor.under_way)
+        self.executor.stop()
         events = self.core.fail_all(self.now_ns, "the executor is gone")
         assert {event.request_id for event in events} == set(self.live)
         return self._take(events)
@@ -271,7 +315,8 @@ class World:
 
     def _check_batch(self, batch: Batch) -> None:
         names = [chunk.request_id for chunk in batch.chunks]
-        assert names or batch.parks or batch.returns
+        under_way = self.executor.under_way
+        assert names or under_way or batch.parks or batch.returns
         assert set(names) <= self.live.keys()
         assert batch.step == len(self.batches) + 1
         self.witness.after(batch)
@@ -279,16 +324,13 @@ class World:
             self.executor.forget_table(self.live[request.id])
 
     def _note_parks(self, batch: Batch) -> None:
-        blocks = sum(len(copy.block_ids) for copy in (*batch.parks, *batch.returns))
-        self.num_copied += blocks * self.core.capacity.block_size
         for copy in batch.parks:
             truth = self.live[copy.request_id]
             truth.num_parks += 1
             truth.parked_since = self.now_ns
 
-    def _end_parking(self, name: str) -> None:
-        truth = self.live.get(name)
-        if truth is not None and truth.parked_since is not None:
+    def _end_parking(self, truth: Truth) -> None:
+        if truth.parked_since is not None:
             truth.parked_ns += self.now_ns - truth.parked_since
             truth.parked_since = None
 
@@ -307,7 +349,8 @@ class World:
 
         Where ranks stand still and nothing but tokens is short, K is the steps of one longest
         history, and two more while copies are under way. Everybody else stays within four such
-        histories of lone tokens.
+        histories of lone tokens. Late copies make steps of other kinds: each without chunks ends a
+        copy, and each with some computes tokens.
         """
         self.steps_without_progress = 0 if progressed else self.steps_without_progress + 1
         self.most_steps_without_progress = max(
@@ -321,6 +364,8 @@ class World:
             # A limit of nothing is not kept (law L11): the executor's own holds then.
             budget = min(limits.max_tokens, capacity.max_batch_tokens) or capacity.max_batch_tokens
             bound = -(-longest // budget) + (4 if capacity.num_host_blocks else 2)
+        if self.copier.is_late:
+            bound = 8 * longest + 8
         assert self.steps_without_progress <= bound, "law L12"
 
     def check(self) -> None:
@@ -336,6 +381,10 @@ class World:
         assert snapshot.output_tokens_total == sum(len(truth.output) for truth in everyone)
         assert snapshot.parks_total == sum(truth.num_parks for truth in everyone)
         assert snapshot.copied_tokens_total == self.num_copied
+        assert snapshot.lost_copies_total == self.num_lost
+        ways = [entry.is_return for entry in self.executor.under_way.values()]
+        assert (snapshot.leaving, snapshot.returning) == (ways.count(False), ways.count(True))
+        assert snapshot.leaving + snapshot.returning or not snapshot.coming_blocks
         assert snapshot.recomputed_tokens_total <= snapshot.computed_tokens_total
         assert sum(count for _, count in snapshot.waiting_by_tier) == snapshot.waiting
         assert sum(count for _, count in snapshot.running_by_tier) == snapshot.running
@@ -343,11 +392,6 @@ class World:
         over = len(self.batches) - self.abandoned - (self.out is not None)
         assert len(self.recorder.steps) == over
         self.is_sound = True
-
-
-def batch_names(batch: Batch) -> list[str]:
-    """Everybody whom the step computes or carries."""
-    return [part.request_id for part in (*batch.chunks, *batch.parks, *batch.returns)]
 
 
 def late_tokens(truth: Truth) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core_copier import Copier
 from core_fakes import VOCABULARY
 from core_policies import ForcedParks, HostilePolicy, tiny_model
 from core_world import World
@@ -24,6 +25,7 @@ capacities = st.builds(
     max_batch_tokens=st.integers(1, 40),
     max_batch_requests=st.integers(1, 8),
     num_host_blocks=st.sampled_from([0, 1, 3, 8, 40]),
+    host_is_exact=st.booleans(),
 )
 configs = st.builds(
     CoreConfig,
@@ -65,6 +67,11 @@ def policies() -> st.SearchStrategy[SchedulingPolicy]:
     )
 
 
+# Every copy over with its step; late ones in any order; late ones, a fifth of them lost.
+copiers = st.one_of(
+    st.builds(Copier),
+    st.builds(Copier, st.integers(0, 1000), lost_share=st.sampled_from([0.0, 0.2])),
+)
 # No model; one whose link is cheap, so that victims are parked; one whose link is dear.
 models = st.sampled_from([None, 0.1, 100.0]).map(lambda link: link and tiny_model(link))
 
@@ -80,6 +87,7 @@ class EngineMachine(RuleBasedStateMachine):
         config=configs,
         enable_prefix_cache=st.booleans(),
         model=models,
+        copier=copiers,
     )
     def build(
         self,
@@ -88,9 +96,15 @@ class EngineMachine(RuleBasedStateMachine):
         config: CoreConfig,
         enable_prefix_cache: bool,
         model: LatencyModel | None,
+        copier: Copier,
     ) -> None:
         self.world = World(
-            capacity, policy, config, enable_prefix_cache=enable_prefix_cache, model=model
+            capacity,
+            policy,
+            config,
+            enable_prefix_cache=enable_prefix_cache,
+            model=model,
+            copier=copier,
         )
 
     # Few ids, so that ids are used again, also while a step with their last bearer is out.
@@ -169,6 +183,7 @@ class EngineMachine(RuleBasedStateMachine):
             snapshot = self.world.core.snapshot(self.world.now_ns)
             event(f"preempted: {min(snapshot.preemptions_total, 3)}")
             event(f"parked: {min(snapshot.parks_total, 3)}")
+            event(f"lost copies: {min(snapshot.lost_copies_total, 3)}")
             event(f"recomputed: {snapshot.recomputed_tokens_total > 0}")
             event(f"prefix hits: {snapshot.cached_tokens_total > 0}")
             event(f"steps: {snapshot.step // 25 * 25}")

@@ -19,13 +19,18 @@ def make_request(name: str, prompt: tuple[int, ...], *, salt: str = "") -> Reque
 
 
 def make_kv(
-    num_blocks: int = 20, *, enable_prefix_cache: bool = True, num_host_blocks: int = 0
+    num_blocks: int = 20,
+    *,
+    enable_prefix_cache: bool = True,
+    num_host_blocks: int = 0,
+    host_is_exact: bool = True,
 ) -> KVCacheManager:
     return KVCacheManager(
         num_blocks,
         SIZE,
         enable_prefix_cache=enable_prefix_cache,
         num_host_blocks=num_host_blocks,
+        host_is_exact=host_is_exact,
     )
 
 
@@ -212,14 +217,14 @@ def test_a_digest_does_not_depend_on_how_the_tokens_came(
 
 
 def parked(kv: KVCacheManager, request: Request) -> Copy:
-    """Park a request whose prompt is computed, and end the step that carries it."""
+    """Park a request whose prompt is computed, and end the copy."""
     copy = kv.park(request)
-    kv.lift_fence()
+    kv.end_copy(copy.number, is_lost=False)
     return copy
 
 
 def test_parking_gives_up_the_device_once_the_copy_is_over() -> None:
-    """Law L5: both sides belong to the copy, block by block in order, until the step ends."""
+    """Law L5: both sides belong to the copy, block by block in order, however many steps end."""
     kv = make_kv(num_blocks=5, num_host_blocks=4)
     request = make_request("a", PROMPT[:10])
     admit(kv, request)
@@ -228,13 +233,19 @@ def test_parking_gives_up_the_device_once_the_copy_is_over() -> None:
     assert kv.can_park(request)
     copy = kv.park(request)
     assert copy.block_ids == table[:3]  # only what is computed is carried
-    assert len(copy.host_block_ids) == 3
-    assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (1, 1, 4)
-    assert kv.block_ids(request) == ()
-    kv.check_integrity([request], [copy.block_ids], [copy.host_block_ids])
-    kv.lift_fence()
+    assert (len(copy.host_block_ids), copy.num_tokens) == (3, 10)
+    assert request.copy_number == copy.number > 0
+    for _ in range(3):
+        assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (1, 1, 4)
+        assert kv.count_coming() == kv.num_coming == 4
+        assert kv.block_ids(request) == ()
+        kv.check_integrity([request], [])
+        kv.lift_fence()
+    kv.end_copy(copy.number, is_lost=False)
+    assert request.copy_number == 0
     assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (5, 1, 0)
-    kv.check_integrity([request], [])
+    assert kv.count_coming() == 0
+    kv.check_integrity([request], None)
 
 
 def test_a_return_takes_new_blocks_and_then_frees_the_host() -> None:
@@ -245,17 +256,46 @@ def test_a_return_takes_new_blocks_and_then_frees_the_host() -> None:
     out = parked(kv, request)
     back = kv.bring_back(request, 14)
     assert back is not None
+    assert back.number > out.number
+    assert request.is_returning
     assert back.host_block_ids == out.host_block_ids
     assert back.block_ids == kv.block_ids(request)[:3]
     assert (len(kv.block_ids(request)), kv.num_free, kv.num_free_host) == (4, 1, 1)
-    kv.check_integrity([request], [back.block_ids], [back.host_block_ids])
-    kv.has_returned(request)
-    assert kv.num_free_host == 4
+    assert kv.count_coming() == 0
     kv.check_integrity([request], [])
+    kv.end_copy(back.number, is_lost=False)
+    assert not request.is_returning
+    assert kv.num_free_host == 4
+    kv.check_integrity([request], None)
     request.num_computed = 11
     request.output = [7]
     kv.publish(request)
     assert find(kv, "b", PROMPT[:10]) == 8  # its prefix is findable again
+
+
+def test_what_comes_back_inexactly_is_nobodys_prefix() -> None:
+    """Law L32: neither the blocks that came back nor those computed from them; until it drops."""
+    kv = make_kv(num_blocks=8, num_host_blocks=4, host_is_exact=False)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request, computed=10)
+    parked(kv, request)
+    back = kv.bring_back(request, 16)
+    assert back is not None
+    kv.end_copy(back.number, is_lost=False)
+    request.output = [7] * 6
+    request.num_computed = 16
+    others = make_request("others", (9,) * 16)
+    admit(kv, others)  # reuses the blocks that were published before the context left
+    kv.forget(others, fenced=False)
+    kv.publish(request)
+    assert find(kv, "b", (*PROMPT[:10], *request.output, 1)) == 0
+    kv.release(request)
+    request.num_computed = 0
+    kv.check_integrity([request], None)
+    assert kv.admit(request, (), 16, 0)
+    request.num_computed = 16
+    kv.publish(request)  # computed again, from its tokens
+    assert find(kv, "c", (*PROMPT[:10], *request.output, 1)) == 16
 
 
 def test_a_return_without_room_changes_nothing() -> None:
@@ -268,22 +308,30 @@ def test_a_return_without_room_changes_nothing() -> None:
     admit(kv, other)
     assert kv.bring_back(request, 12) is None
     assert (kv.num_free, kv.num_free_host, kv.block_ids(request)) == (2, 1, ())
-    kv.check_integrity([request, other], [])
+    assert request.copy_number == 0
+    kv.check_integrity([request, other], None)
 
 
 @pytest.mark.parametrize("returning", [False, True], ids=["parking", "returning"])
-def test_a_copy_that_failed_gives_both_sides_back(returning: bool) -> None:
+def test_a_copy_that_was_lost_gives_both_sides_back(returning: bool) -> None:
     """Law L33: what arrived is not to be trusted, so everything is computed again."""
     kv = make_kv(num_blocks=5, num_host_blocks=4)
     request = make_request("a", PROMPT[:10])
     admit(kv, request)
-    parked(kv, request)
+    copy: Copy | None
     if returning:
-        assert kv.bring_back(request, 14) is not None
+        parked(kv, request)
+        copy = kv.bring_back(request, 14)
+    else:
+        copy = kv.park(request)
+    assert copy is not None
+    ended = kv.end_copy(copy.number, is_lost=True)
+    assert ended.request is request
+    assert not ended.is_orphan
     kv.release(request)
     request.num_computed = 0
-    assert (kv.num_free, kv.num_free_host) == (5, 4)
-    kv.check_integrity([request], [])
+    assert (kv.num_free, kv.num_free_host, kv.copies.lost_total) == (5, 4, 1)
+    kv.check_integrity([request], None)
 
 
 def test_only_what_the_host_has_room_for_can_be_parked() -> None:
@@ -316,30 +364,63 @@ def test_a_parked_prefix_stays_with_those_who_share_it() -> None:
     assert kv.block_ids(sharer)[:2] == kv.block_ids(request)[:2]
     assert kv.num_freed_by(request) == 1
     assert kv.num_freed_by(request, kv.block_ids(request)[2:]) == 0
-    parked(kv, request)
+    copy = kv.park(request)
+    assert (kv.count_coming(), kv.num_coming) == (1, 3)
+    other = kv.park(sharer) if kv.can_park(sharer) else None
+    assert other is None
+    kv.end_copy(copy.number, is_lost=False)
     assert kv.num_free == 3
     assert kv.num_freed_by(sharer) == 3
     assert find(kv, "c", (*PROMPT, 0)) == 12
-    kv.check_integrity([request, sharer], [])
+    kv.check_integrity([request, sharer], None)
 
 
-@pytest.mark.parametrize("fenced", [True, False])
+def test_blocks_that_two_copies_share_are_coming_once() -> None:
+    """Both are carried out: what they share is free when the second copy is over."""
+    kv = make_kv(num_blocks=6, num_host_blocks=8)
+    request, sharer = make_request("a", PROMPT), make_request("b", (*PROMPT[:8], 9, 9))
+    admit(kv, request)
+    admit(kv, sharer)
+    first, second = kv.park(request), kv.park(sharer)
+    assert (kv.num_free, kv.count_coming()) == (2, 4)
+    kv.end_copy(second.number, is_lost=False)
+    assert (kv.num_free, kv.count_coming()) == (3, 3)
+    kv.end_copy(first.number, is_lost=False)
+    assert (kv.num_free, kv.count_coming()) == (6, 0)
+    kv.check_integrity([request, sharer], None)
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "arrived"])
 @pytest.mark.parametrize("state", ["parking", "parked", "returning"])
-def test_whoever_leaves_on_the_way_gives_both_sides_back(state: str, fenced: bool) -> None:
-    """Laws L5 and L7: at once, or when the step that carries it is over."""
+def test_whoever_leaves_on_the_way_gives_both_sides_back(state: str, is_lost: bool) -> None:
+    """Laws L5 and L7: at once, or when the copy is over; the steps in between change nothing."""
     kv = make_kv(num_blocks=5, num_host_blocks=4)
     request = make_request("a", PROMPT[:10])
     admit(kv, request)
-    kv.park(request)
+    copy: Copy | None = kv.park(request)
     if state != "parking":
-        kv.lift_fence()
-    if state == "returning":
-        assert kv.bring_back(request, 14) is not None
-    kv.forget(request, fenced=fenced)
-    if fenced or state == "parking":
-        held = {"parking": 3, "parked": 0, "returning": 4}[state]
-        assert kv.num_free == 5 - held
-        assert kv.num_free_host == (1 if fenced else 4)
-        kv.lift_fence()
+        assert copy is not None
+        kv.end_copy(copy.number, is_lost=False)
+        copy = kv.bring_back(request, 14) if state == "returning" else None
+    kv.forget(request, fenced=False)
+    if copy is not None:
+        held = {"parking": 3, "returning": 4}[state]
+        for _ in range(3):
+            assert (kv.num_free, kv.num_free_host) == (5 - held, 1)
+            assert (kv.num_fenced, kv.count_coming()) == (held + 3, held)
+            kv.check_integrity([], [])
+            kv.lift_fence()
+        assert kv.end_copy(copy.number, is_lost=is_lost).is_orphan
     assert (kv.num_free, kv.num_free_host, kv.num_fenced) == (5, 4, 0)
-    kv.check_integrity([], [])
+    kv.check_integrity([], None)
+
+
+def test_a_report_of_a_copy_that_is_not_under_way_is_an_error() -> None:
+    """An executor that reports twice, or invents numbers, would free what is in use."""
+    kv = make_kv(num_blocks=5, num_host_blocks=4)
+    request = make_request("a", PROMPT[:10])
+    admit(kv, request)
+    copy = parked(kv, request)
+    for number in (copy.number, copy.number + 1):
+        with pytest.raises(AssertionError, match="not under way"):
+            kv.end_copy(number, is_lost=False)

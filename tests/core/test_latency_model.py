@@ -189,10 +189,9 @@ def test_copies_run_beside_the_compute_and_beside_each_other() -> None:
     out = Copy("b", (1,) * 100, (1,) * 100)  # 100 blocks of 4 tokens at 2 ns
     back = Copy("c", (2,) * 100, (2,) * 100)
     assert model.step_ns(Batch(1, (chunk,))) == 1000
-    assert model.step_ns(Batch(1, (chunk,), parks=(out,))) == 1000
-    assert model.step_ns(Batch(1, (chunk,), parks=(out, out))) == 2 * (800 + 10)
-    assert model.step_ns(Batch(1, (chunk,), parks=(out,), returns=(back,))) == 1200 + 10
-    assert model.step_ns(Batch(1, (), returns=(back,))) == 1200 + 10
+    assert model.step_ns(Batch(1, (chunk,), parks=(out, out), returns=(back,))) == 1000
+    assert model.copy_ns(400, is_return=False) == 800 + 10
+    assert model.copy_ns(400, is_return=True) == 1200 + 10
     assert model.park_ns(400) == 2 * 10 + 400 * 5
 
 

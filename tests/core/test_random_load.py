@@ -6,6 +6,7 @@ import random
 from unittest.mock import patch
 
 import pytest
+from core_copier import Copier
 from core_fakes import VOCABULARY
 from core_policies import ForcedParks, HostilePolicy, Tiered, tiny_model
 from core_world import World
@@ -87,7 +88,10 @@ def named_policy(name: str, seed: int, model: LatencyModel | None) -> Scheduling
 def run_load(
     seed: int, name: str, *, calm: bool, num_requests: int = 30, is_busy: bool = False
 ) -> World:
-    """A load drawn from `seed`; calm = no aborts, stops or faults, so that every one finishes."""
+    """A load drawn from `seed`; calm = no aborts, stops or faults, so that every one finishes.
+
+    In two loads of three copies are late and out of order, and some are lost where it is not calm.
+    """
     rng = random.Random(seed)
     capacity = random_capacity(rng, is_busy=is_busy)
     model = rng.choice([None, tiny_model(), tiny_model(), tiny_model(link_ns=100.0)])
@@ -98,6 +102,7 @@ def run_load(
         CoreConfig(max_waiting_requests=20, max_waiting_prompt_tokens=600),
         enable_prefix_cache=rng.random() < 0.8,
         model=model,
+        copier=rng.choice([Copier(), Copier(seed), Copier(seed, lost_share=0.0 if calm else 0.1)]),
     )
     world.wait(10)
     longest = min(capacity.max_model_len, capacity.num_blocks * capacity.block_size)
@@ -142,6 +147,7 @@ def tell(world: World) -> None:
     """Say how eventful a run was (pytest --hypothesis-show-statistics)."""
     snapshot = world.core.snapshot(world.now_ns)
     event(f"preemptions: {min(snapshot.preemptions_total // 4 * 4, 20)}")
+    event(f"lost copies: {min(snapshot.lost_copies_total, 3)}")
     event(f"parks: {min(snapshot.parks_total // 8 * 8, 80)}")
     event(f"prefix hits: {snapshot.cached_tokens_total > 0}")
     most = max((t.end.preemptions for t in world.ended if t.end), default=0)

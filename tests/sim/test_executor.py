@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sim_world import TIGHT, request, short_rows
 
-from engine.core.batch import Batch, Chunk, Copy
+from engine.core.batch import Batch, Chunk, Copy, StepResult
 from engine.core.latency_model import LatencyModel
 from engine.core.request import SamplingParams
 from engine.sim.executor import EOS, SimulatedExecutor, SimulatedFault
-from engine.sim.faults import Faults, StepFaults
+from engine.sim.faults import CopyFaults, Faults, StepFaults
 from engine.sim.orders import OrderMaker, output_cap
 
 SAMPLING = SamplingParams(max_tokens=99)
@@ -30,23 +30,80 @@ def batches(draw: st.DrawFn) -> Batch:
         for i, (start, n) in enumerate(prompts)
     ]
     copies = tuple(
-        Copy(f"c{i}", tuple(range(n)), tuple(range(n)))
+        Copy(f"c{i}", tuple(range(n)), tuple(range(n)), i + 1)
         for i, n in enumerate(draw(st.lists(st.integers(1, 90), max_size=2)))
     )
+    assume(chunks or copies)
     return Batch(1, tuple(chunks), copies[:1], copies[1:])
 
 
 @given(batches())
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_a_step_takes_what_the_latency_model_says(batch: Batch) -> None:
-    """The quick sum of the executor is the sum of the model, copies included."""
+    """The quick sum of the executor is the sum of the model; copies beside it change nothing."""
     lengths = {c.request_id: 10_000 for c in batch.chunks}
     executor = SimulatedExecutor(TIGHT.capacity(), LatencyModel(TIGHT), lengths)
     result = executor.execute(batch)
-    assert result.elapsed_ns == max(1, LatencyModel(TIGHT).step_ns(batch))
+    if batch.chunks:
+        assert result.elapsed_ns == max(1, LatencyModel(TIGHT).step_ns(batch))
     assert [t.request_id for t in result.tokens] == [
         c.request_id for c in batch.chunks if c.sampling
     ]
+
+
+def out(number: int, num_blocks: int) -> Copy:
+    """Something to carry: 200 us and 20 us for each of four tokens of a block, out on TIGHT."""
+    return Copy(f"c{number}", (1,) * num_blocks, (1,) * num_blocks, number, 4 * num_blocks)
+
+
+def test_copies_go_one_after_the_other_beside_the_steps() -> None:
+    """Each direction is a pipe; a copy is told by the first step that ends no earlier."""
+    executor = SimulatedExecutor(TIGHT.capacity(), LatencyModel(TIGHT), {"a": 99})
+    work = Chunk("a", 3, (7,), (), SAMPLING, 1)
+    us = 1000
+    step_ns = LatencyModel(TIGHT).step_ns(Batch(1, (work,)))
+    assert 6_000 * us <= step_ns < 7_000 * us
+    # Out: 200 + 80 * 60 = 5,000 us, and the same behind it; in: 200 + 40 * 10 = 600 us.
+    first = executor.execute(Batch(1, (work,), (out(1, 60), out(2, 60)), (out(3, 10),)))
+    assert (first.elapsed_ns, first.copied) == (step_ns, (3, 1))
+    # The pipe out is busy until 10,000 us, so the third one is over at 10,280 us.
+    second = executor.execute(Batch(2, (), (out(4, 1),)))
+    assert (second.elapsed_ns, second.copied) == (10_000 * us - step_ns, (2,))
+    third = executor.execute(Batch(3, ()))
+    assert (third.elapsed_ns, third.copied) == (280 * us, (4,))
+    # Nothing is under way: one that begins now does not wait.
+    fourth = executor.execute(Batch(4, (), (), (out(5, 10),)))
+    assert (fourth.elapsed_ns, fourth.copied, fourth.lost_copies) == (600 * us, (5,), ())
+
+
+def test_copies_are_late_and_lost_by_seed() -> None:
+    """A late one takes up to the factor; a lost one is told when it would have been over."""
+    batch = Batch(1, (), (out(1, 60),))
+
+    def result(seed: int, **faults: float) -> StepResult:
+        copy_faults = CopyFaults(Faults(**faults), seed)
+        model = LatencyModel(TIGHT)
+        executor = SimulatedExecutor(TIGHT.capacity(), model, {}, copy_faults=copy_faults)
+        return executor.execute(batch)
+
+    usual = 5_000_000
+    times = sorted(result(seed, late_copy_share=1).elapsed_ns / usual for seed in range(200))
+    assert 1 <= times[0] < 2
+    assert times[100] == pytest.approx(25.5, rel=0.2)
+    assert 48 < times[-1] <= 50
+    lost = result(0, lost_copy_share=1)
+    assert (lost.elapsed_ns, lost.copied, lost.lost_copies) == (usual, (), (1,))
+
+
+def test_a_fault_brings_copies_to_a_standstill() -> None:
+    """They are never told of again, and the link is free."""
+    faults = StepFaults(Faults(error_share=1), 0)
+    executor = SimulatedExecutor(TIGHT.capacity(), LatencyModel(TIGHT), {"a": 5}, faults)
+    with pytest.raises(SimulatedFault):
+        executor.execute(Batch(1, (Chunk("a", 3, (7,), (), SAMPLING, 1),), (out(1, 6000),)))
+    with pytest.raises(SimulatedFault) as fault:
+        executor.execute(Batch(2, (), (out(2, 60),)))
+    assert fault.value.elapsed_ns == 5_000_000
 
 
 def test_the_answer_ends_at_its_true_length() -> None:

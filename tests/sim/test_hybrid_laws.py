@@ -73,7 +73,14 @@ TIERS = {
     "impossible": IMPOSSIBLE,
     "all premium": GAP[:1],
 }
-EVERYTHING = Faults(abort_share=0.2, slow_share=0.05, error_share=0.004, failed_row_share=0.001)
+EVERYTHING = Faults(
+    abort_share=0.2,
+    slow_share=0.05,
+    error_share=0.004,
+    failed_row_share=0.001,
+    late_copy_share=0.1,
+    lost_copy_share=0.05,
+)
 
 
 def run(folder: Path, policy: str = "hybrid", **changes: Any) -> PointResult:

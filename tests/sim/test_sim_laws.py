@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_world import TIGHT, short_rows, write_profile
 
-from engine.core.batch import Batch, Chunk, Copy
+from engine.core.batch import Batch, Chunk, Copy, StepResult
 from engine.core.policies import POLICIES
+from engine.sim.executor import SimulatedFault
 from engine.sim.faults import NO_FAULTS, Faults, draw_aborts
 from engine.sim.laws import ShadowMemory
 from engine.sim.point import PointSpec, Scene, run_point
@@ -23,6 +24,8 @@ FAULTS = {
     "errors": Faults(error_share=0.01, failed_row_share=0.002),
     "slow": Faults(slow_share=0.1, slow_factor=20),
     "no host": Faults(num_host_blocks=0, abort_share=0.1),
+    "late copies": Faults(late_copy_share=0.3, abort_share=0.1),
+    "lost copies": Faults(late_copy_share=0.1, lost_copy_share=0.2, abort_share=0.1),
     "host full": Faults(num_host_blocks=6, abort_share=0.1, error_share=0.003),
 }
 
@@ -63,6 +66,8 @@ def test_false_predictions_break_no_law(tmp_path: Path, policy: str, predictor: 
         slow_share=st.sampled_from([0, 0.1]),
         error_share=st.sampled_from([0, 0.002, 0.02]),
         failed_row_share=st.sampled_from([0, 0.002]),
+        late_copy_share=st.sampled_from([0, 0.1, 1]),
+        lost_copy_share=st.sampled_from([0, 0.05, 0.5]),
     ),
     arrivals=st.sampled_from(["poisson", "gamma:4", "trace"]),
     rate=st.sampled_from([2.0, 20.0, 500.0]),
@@ -127,7 +132,15 @@ def test_aborts_hit_all_moments_of_a_life() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"abort_share": 1.1}, {"slow_share": -0.1}, {"slow_factor": 0}, {"num_host_blocks": -1}],
+    [
+        {"abort_share": 1.1},
+        {"slow_share": -0.1},
+        {"slow_factor": 0},
+        {"late_copy_share": 2},
+        {"lost_copy_share": -1},
+        {"late_copy_factor": 0.5},
+        {"num_host_blocks": -1},
+    ],
 )
 def test_impossible_faults_are_refused(fields: dict[str, Any]) -> None:
     """A share is a probability."""
@@ -148,9 +161,19 @@ class TestShadowMemory:
         self.step(memory, Batch(1, (chunk("a", 0, 5, 1, 2),)))
         return memory
 
-    def step(self, memory: ShadowMemory, batch: Batch, *, has_failed: bool = False) -> None:
+    def step(
+        self,
+        memory: ShadowMemory,
+        batch: Batch,
+        copied: tuple[int, ...] = (),
+        lost: tuple[int, ...] = (),
+        *,
+        has_failed: bool = False,
+    ) -> None:
+        """Make a step; these copies are over with it."""
         memory.dispatch(batch)
-        memory.complete(batch, has_failed=has_failed)
+        result = StepResult(batch.step, (), 1, (), copied, lost)
+        memory.complete(batch, SimulatedFault(1) if has_failed else result)
 
     def test_a_context_is_read_where_it_was_written(self) -> None:
         """Right block, right part, enough of it."""
@@ -166,14 +189,38 @@ class TestShadowMemory:
                 memory.dispatch(Batch(3, (wrong,)))
 
     def test_a_context_survives_the_host_and_comes_back_elsewhere(self) -> None:
-        """Parked, overwritten on the device, returned to other blocks."""
+        """Parked, overwritten on the device, returned to other blocks; all of it late."""
         memory = self.memory()
-        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8)),)))
-        self.step(memory, Batch(3, (chunk("b", 0, 8, 1, 2),)))
-        self.step(memory, Batch(4, (), returns=(Copy("a", (5, 6), (7, 8)),)))
-        self.step(memory, Batch(5, (chunk("a", 5, 6, 5, 6),)))
+        self.step(memory, Batch(2, (chunk("c", 0, 3, 9),), parks=(Copy("a", (1, 2), (7, 8), 1),)))
+        self.step(memory, Batch(3, (chunk("c", 3, 4, 9),)), (1,))
+        self.step(memory, Batch(4, (chunk("b", 0, 8, 1, 2),)))
+        self.step(memory, Batch(5, (), returns=(Copy("a", (5, 6), (7, 8), 2),)), (2,))
+        self.step(memory, Batch(6, (chunk("a", 5, 6, 5, 6),)))
         with pytest.raises(AssertionError, match="reads a block of b"):
-            memory.dispatch(Batch(6, (), parks=(Copy("a", (1, 2), (7, 8)),)))
+            memory.dispatch(Batch(7, (), parks=(Copy("a", (1, 2), (7, 8), 3),)))
+
+    def test_a_copy_under_way_has_both_sides_to_itself(self) -> None:
+        """Not written, not read where it arrives, not carried on, for as long as it takes."""
+        memory = self.memory()
+        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8), 1),)))
+        self.step(memory, Batch(3, (chunk("b", 0, 8, 3, 4),)))
+        for wrong in (
+            Batch(4, (chunk("c", 0, 2, 1),)),  # writes what is being read
+            Batch(4, (), parks=(Copy("b", (3, 4), (8, 9), 2),)),  # arrives where another does
+        ):
+            with pytest.raises(AssertionError, match="two places of a step"):
+                memory.dispatch(wrong)
+        memory = self.memory()
+        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8), 1),)))
+        with pytest.raises(AssertionError, match="block of nobody"):
+            memory.dispatch(Batch(3, (), returns=(Copy("a", (5, 6), (7, 8), 2),)))  # not there yet
+
+    def test_a_lost_copy_leaves_garbage(self) -> None:
+        """Where it was to arrive nothing may be read."""
+        memory = self.memory()
+        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8), 1),)), (), (1,))
+        with pytest.raises(AssertionError, match="block of nobody"):
+            memory.dispatch(Batch(3, (), returns=(Copy("a", (5, 6), (7, 8), 2),)))
 
     def test_a_failed_step_leaves_garbage(self) -> None:
         """Nothing that it wrote or carried may be read."""
@@ -182,19 +229,18 @@ class TestShadowMemory:
         with pytest.raises(AssertionError, match="block of nobody"):
             memory.dispatch(Batch(3, (chunk("a", 6, 7, 1, 2),)))
         memory = self.memory()
-        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8)),)), has_failed=True)
+        self.step(memory, Batch(2, (), parks=(Copy("a", (1, 2), (7, 8), 1),)), has_failed=True)
         with pytest.raises(AssertionError, match="block of nobody"):
-            memory.dispatch(Batch(3, (), returns=(Copy("a", (3, 4), (7, 8)),)))
+            memory.dispatch(Batch(3, (), returns=(Copy("a", (3, 4), (7, 8), 2),)))
 
     def test_no_block_has_two_uses_in_one_step(self) -> None:
         """Neither two chunks, nor a chunk and a copy; and no block that is none."""
-        memory = self.memory()
-        for batch in (
-            Batch(2, (chunk("b", 0, 2, 3), chunk("c", 0, 2, 3))),
-            Batch(2, (chunk("b", 0, 2, 1),), parks=(Copy("a", (1, 2), (7, 8)),)),
-            Batch(2, (chunk("b", 0, 2, 0),)),
-            Batch(2, (chunk("b", 0, 2, 61),)),
-            Batch(2, (), parks=(Copy("a", (1, 2), (7, 41)),)),
+        for batch, what in (
+            (Batch(2, (chunk("b", 0, 2, 3), chunk("c", 0, 2, 3))), "two places"),
+            (Batch(2, (chunk("b", 0, 2, 1),), parks=(Copy("a", (1, 2), (7, 8), 1),)), "two places"),
+            (Batch(2, (chunk("b", 0, 2, 0),)), "no such block"),
+            (Batch(2, (chunk("b", 0, 2, 61),)), "no such block"),
+            (Batch(2, (), parks=(Copy("a", (1, 2), (7, 41), 1),)), "no such block"),
         ):
-            with pytest.raises(AssertionError):
-                memory.dispatch(batch)
+            with pytest.raises(AssertionError, match=what):
+                self.memory().dispatch(batch)

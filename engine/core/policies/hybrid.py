@@ -344,7 +344,8 @@ class Hybrid(SchedulingPolicy):
         self._back_at_ns = {r.id: known[r.id] for r in view.parked if r.id in known}
         if not view.parked and not self._wanted_blocks:
             return NO_TRAFFIC
-        parked = sorted(view.parked, key=lambda r: (self._back_at_ns.get(r.id, 0), r.id))
+        there = [r for r in view.parked if not r.copy_number]
+        parked = sorted(there, key=lambda r: (self._back_at_ns.get(r.id, 0), r.id))
         is_calm = not (self._wanted_blocks or self._given_up)
         if is_calm and view.device_use < self._options.back_use:
             back = parked[:MOST_BACK]
@@ -353,7 +354,7 @@ class Hybrid(SchedulingPolicy):
             back = [r for r in parked[:MOST_BACK] if self._back_at_ns.get(r.id, 0) <= soon_ns]
         size = view.capacity.block_size
         wanted = self._wanted_blocks + sum(r.num_tokens // size + 2 for r in back)
-        wanted -= view.free_blocks - self._spare_blocks(1, view)
+        wanted -= view.free_blocks + view.coming_blocks - self._spare_blocks(1, view)
         return (
             Traffic(park=self._to_park(wanted, view), back=back)
             if wanted > 0

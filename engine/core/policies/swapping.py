@@ -9,8 +9,9 @@ used up; that is the batch. Then either
 2. they are not: jobs of the batch that are on the host come back, the first first, as long as the
    reserve stays untouched.
 
-Never both in one step, so nothing travels to and fro. 3. While less than a tenth of the host is
-free, no new prompt is begun.
+Never both in one step, so nothing travels to and fro; and blocks that copies under way will free
+are there for rule 1 and not yet for rule 2. 3. While less than a tenth of the host is free, no new
+prompt is begun.
 
 Chosen here: the reserve is one block per running job (the source reserves the largest batch, which
 would be a quarter of a small pool). The first job that waits for its start counts as one of the
@@ -67,18 +68,19 @@ def swap(
     """
     reserve = view.num_running
     growth = num_growing(view)
-    is_short = view.free_blocks < growth + reserve
+    soon = view.free_blocks + view.coming_blocks
+    is_short = soon < growth + reserve
     if not view.parked and not is_short:
         return Traffic()
     present = [*view.prefilling, *view.decoding]
     jobs = sorted((*present, *view.parked, *_waiting(newcomer)), key=rank)
     batch = jobs[: _batch_size(jobs, view, view.capacity.num_blocks - reserve, seats)]
-    absent = [job for job in batch if job.status is not Status.RUNNING]
+    absent = [job for job in batch if job.status is not Status.RUNNING and not job.is_returning]
     wanted = growth + reserve + sum([num_blocks(job, view) for job in absent])
     outside = [job for job in jobs[len(batch) :] if job.status is Status.RUNNING]
     first = absent[0] if absent else None
     return Traffic(
-        park=_leaving(outside, first, wanted - view.free_blocks, view, may_leave),
+        park=_leaving(outside, first, wanted - soon, view, may_leave),
         back=_fitting(absent, view, view.free_blocks - growth - reserve),
     )
 
