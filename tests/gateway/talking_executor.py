@@ -3,7 +3,8 @@
 At temperature 0 a letter is followed by the next one, z by a full stop, and that by the end token;
 anything else is followed by a. At other temperatures the letter depends on the seed and the
 position alone, and the end never comes. A folder given as option "gate" holds a step while it
-contains a file "closed".
+contains a file "closed". With options "stall_at" and "stall_s" the first step that computes an
+answer's token of that index takes so many seconds more.
 """
 
 from __future__ import annotations
@@ -54,8 +55,15 @@ class TalkingExecutor:
     """Computes nothing, at a pace."""
 
     def __init__(
-        self, capacity: Capacity, info: Info, gate: Path | None, step_s: float, mortal: bool
+        self,
+        capacity: Capacity,
+        info: Info,
+        gate: Path | None,
+        step_s: float,
+        mortal: bool,
+        stall: tuple[int, float] | None,
     ) -> None:
+        self._stall = stall
         self._mortal = mortal
         self.capacity = capacity
         self.info = info
@@ -68,6 +76,9 @@ class TalkingExecutor:
                 time.sleep(0.002)
         if self._step_s:
             time.sleep(self._step_s)
+        if self._stall and any(chunk.output_index == self._stall[0] for chunk in batch.chunks):
+            time.sleep(self._stall[1])
+            self._stall = None
         for chunk in batch.chunks:
             if self._mortal and chunk.start == 0 and chunk.token_ids[0] == KILL_BYTE:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -104,4 +115,8 @@ def make(config: EngineConfig, progress: ProgressReport) -> TalkingExecutor:
     gate = options.get("gate")
     step_s = float(options.get("step_s", "0.001"))
     held_by = Path(gate) if gate else None
-    return TalkingExecutor(capacity, Info(config.model), held_by, step_s, "mortal" in options)
+    stall = None
+    if "stall_at" in options:
+        stall = (int(options["stall_at"]), float(options["stall_s"]))
+    info = Info(config.model)
+    return TalkingExecutor(capacity, info, held_by, step_s, "mortal" in options, stall)
