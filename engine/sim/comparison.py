@@ -232,6 +232,7 @@ def facts(comparison: Comparison, rows: Sequence[TraceRow]) -> list[tuple[str, s
     return [
         ("trace", f"{Path(base.trace).name}, {len(rows):,} rows, sha256 {digest(base.trace)[:16]}"),
         ("profile", profile.name),
+        *([] if base.lengths.is_as_recorded else [("lengths", base.lengths.text)]),
         ("requests a point", f"{base.requests:,}"),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         ("arrivals", base.arrivals),
@@ -266,6 +267,7 @@ def run_fields(comparison: Comparison, rows: Sequence[TraceRow]) -> dict[str, An
             "sha256": digest(base.trace),
             "rows": len(rows),
         },
+        "lengths": dataclasses.asdict(base.lengths),
         "profile": Path(base.profile).name,
         "policies": [dataclasses.asdict(choice) for choice in comparison.choices],
         "rates": list(comparison.rates),

@@ -21,13 +21,21 @@ from engine.core.stats import Observer
 from engine.sim.executor import SimulatedExecutor
 from engine.sim.faults import NO_FAULTS, CopyFaults, Faults, StepFaults, draw_aborts
 from engine.sim.laws import LawWatch
+from engine.sim.lengths import AS_RECORDED, Lengths
 from engine.sim.orders import OrderMaker, output_cap
 from engine.sim.predictors import make_predictor
 from engine.sim.records import Journal, RequestRecord
 from engine.sim.simulator import Core, Simulator
 from engine.sim.summary import StepTotals, summarize
 from engine.sim.tiers import DEFAULT_TIERS
-from engine.sim.workload import SimRequest, SimTier, TraceRow, draw_workload, load_trace
+from engine.sim.workload import (
+    SimRequest,
+    SimTier,
+    TraceRow,
+    Workload,
+    draw_workload,
+    load_trace,
+)
 
 UNBOUNDED_PROMPT_TOKENS = 1 << 40
 
@@ -37,7 +45,8 @@ class PointSpec:
     """What to simulate. `rate` is in requests a second, `policy_options` are (name, number).
 
     `num_kv_tokens` and `num_host_kv_tokens` replace the profile's pools, `max_model_len` its
-    context window, `max_output_tokens` the trace's own cap (its longest answer, up to the next
+    context window, `lengths` says how the trace's requests are shortened, and
+    `max_output_tokens` replaces the trace's own cap (its longest answer, up to the next
     power of two). `host_format` is how the host keeps parked contexts, "raw" or "int8". Without
     `horizon_s` the run goes on until everyone has ended.
     """
@@ -62,6 +71,20 @@ class PointSpec:
     faults: Faults = NO_FAULTS
     check_laws: bool = False
     horizon_s: float | None = None
+    lengths: Lengths = AS_RECORDED
+
+
+def workload_of(spec: PointSpec, rows: Sequence[TraceRow]) -> Workload:
+    """Return who asks for what and when: the same for a simulation and for a real server."""
+    return draw_workload(
+        spec.lengths.apply(rows),
+        spec.tiers,
+        rate=spec.rate,
+        requests=spec.requests,
+        seed=spec.seed,
+        arrivals=spec.arrivals,
+        tenants=spec.tenants,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +103,8 @@ class Scene:
         self.spec = spec
         self.profile = load_profile(spec.profile).with_host_format(spec.host_format)
         self.capacity = _capacity(spec, self.profile)
-        self.max_output_tokens = spec.max_output_tokens or output_cap(rows)
-        self.workload = draw_workload(
-            rows,
-            spec.tiers,
-            rate=spec.rate,
-            requests=spec.requests,
-            seed=spec.seed,
-            arrivals=spec.arrivals,
-            tenants=spec.tenants,
-        )
+        self.max_output_tokens = spec.max_output_tokens or output_cap(spec.lengths.apply(rows))
+        self.workload = workload_of(spec, rows)
         self.lengths = {r.id: r.num_output_tokens for r in self.workload.requests}
 
     def core(self, observer: Observer | None = None) -> EngineCore:

@@ -17,6 +17,7 @@ import typer
 from gateway.cli.output import CommandError
 
 if TYPE_CHECKING:
+    from engine.sim.lengths import Lengths
     from engine.sim.point import PointSpec
     from engine.sim.workload import SimTier
 
@@ -75,6 +76,15 @@ Predictor = Annotated[
 ]
 Tenants = Annotated[
     int, sim_flag("tenants", "Tenants, where the trace names none; default 1.", "N")
+]
+Scale = Annotated[
+    float, sim_flag("scale", "Prompts and answers are so many times as long; default 1.", "X")
+]
+MaxPromptTokens = Annotated[
+    int | None, sim_flag("max-prompt-tokens", "Longer prompts are cut.", "N")
+]
+MaxAnswerTokens = Annotated[
+    int | None, sim_flag("max-answer-tokens", "Longer answers are cut.", "N")
 ]
 KvTokens = Annotated[
     int | None, sim_flag("kv-tokens", "KV cache of the device; default: the profile's.", "N")
@@ -157,6 +167,13 @@ def read_tiers(file: str | None, premium_share: float | None) -> tuple[SimTier, 
         dataclasses.replace(premium, share=share),
         dataclasses.replace(free, share=1 - share),
     )
+
+
+def read_lengths(scale: float, max_prompt: int | None, max_answer: int | None) -> Lengths:
+    """Return how the trace's requests are shortened."""
+    from engine.sim.lengths import Lengths
+
+    return Lengths(scale, max_prompt, max_answer)
 
 
 def read_predictor(sigma: float | None, predictor: str | None) -> str:
