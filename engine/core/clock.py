@@ -51,6 +51,11 @@ class VirtualClock:
         self._now_ns = now_ns
 
 
+def cpu_time_ns() -> int:
+    """Return the CPU time this process has used so far, all threads together, in nanoseconds."""
+    return time.process_time_ns()
+
+
 def utc_now() -> datetime.datetime:
     """Return the wall-clock time as an aware UTC datetime, for database rows and API bodies."""
     return datetime.datetime.now(datetime.UTC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from engine.core.clock import NS_PER_MS
@@ -40,8 +40,11 @@ COLUMNS = (
 )
 
 
-def write_records(path: Path, records: Iterable[RequestRecord]) -> None:
-    """Write one line a request, in order of arrival."""
+def write_records(
+    path: Path, records: Iterable[RequestRecord], *, unseen: Collection[str] = ()
+) -> None:
+    """Write one line a request, in order of arrival; what could not be seen stays empty."""
+    hidden = [COLUMNS.index(column) for column in unseen]
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
@@ -49,7 +52,11 @@ def write_records(path: Path, records: Iterable[RequestRecord]) -> None:
     ):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(map(_row, records))
+        for record in records:
+            row = list(_row(record))
+            for place in hidden:
+                row[place] = ""
+            writer.writerow(row)
 
 
 def _row(record: RequestRecord) -> tuple[object, ...]:

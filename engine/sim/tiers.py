@@ -51,13 +51,18 @@ def load_tiers(path: str | Path) -> tuple[SimTier, ...]:
         raise TierError(f"tiers {name}: {error.strerror or error}") from error
     except ValueError as error:
         raise TierError(f"tiers {name}: not JSON: {error}") from error
+    return parse_tiers(f"tiers {name}", rows)
+
+
+def parse_tiers(where: str, rows: object) -> tuple[SimTier, ...]:
+    """Return the tiers that a list of JSON objects describes; raises TierError."""
     if not isinstance(rows, list) or not rows:
-        raise TierError(f"tiers {name}: must be a JSON list of at least one tier")
-    tiers = [_tier(f"tiers {name}: row {number}", row) for number, row in enumerate(rows, 1)]
+        raise TierError(f"{where}: must be a JSON list of at least one tier")
+    tiers = [_tier(f"{where}: row {number}", row) for number, row in enumerate(rows, 1)]
     names = [tier.name for tier in tiers]
     for number, tier_name in enumerate(names, 1):
         if tier_name in names[: number - 1]:
-            raise TierError(f"tiers {name}: row {number}: name {tier_name!r} was used before")
+            raise TierError(f"{where}: row {number}: name {tier_name!r} was used before")
     total = sum(tier.share for tier in tiers)
     return tuple([_with_share(tier, tier.share / total) for tier in tiers])
 

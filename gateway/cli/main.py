@@ -23,6 +23,8 @@ from gateway.cli import (
     key,
     migrate,
     profile,
+    replay,
+    report,
     serve_command,
     settings_command,
     simulate,
@@ -56,6 +58,10 @@ Try scheduling policies without a model:
   tiergate compare --trace lengths.csv --policies fcfs,sarathi --rates 0.8:2:0.2 --out report
   tiergate capacity --trace lengths.csv --policy sarathi
 
+\b
+Play the same load against a real server:
+  tiergate replay --trace lengths.csv --url http://... --keys-file keys --rate 1.2 --out measured
+
 Every flag can also be set as a variable; `tiergate COMMAND --help` shows which, and `tiergate
 settings` lists them all. Errors are one line on stderr, with exit code 2.
 """
@@ -82,6 +88,8 @@ def build_app() -> typer.Typer:
     app.command("compare", short_help="Compare policies, into a report.")(compare.compare)
     app.command("capacity", short_help="Find the rate a policy can take.")(capacity.capacity)
     app.add_typer(tier.build_app(), name="tier")
+    app.command("replay", short_help="Play a workload against a server.")(replay.replay)
+    app.command("report", short_help="Lay measured beside simulated.")(report.report)
     app.add_typer(tenant.build_app(), name="tenant")
     app.add_typer(key.build_app(), name="key")
     return app

@@ -72,6 +72,15 @@ def show_point(tally: Tally, profile: str) -> None:
         f"[bold]{escape(tally.label)}[/] at {tally.rate:g} requests/s: "
         f"{point['requests']} requests, seed {tally.seed}, {escape(profile)}"
     )
+    out.print(tier_table(tally))
+    for line in totals(point):
+        out.print(line)
+
+
+def tier_table(tally: Tally) -> Table:
+    """Return a point's table with a line for each tier."""
+    from rich.markup import escape
+
     made = table(
         "tier", "offered", "in time", "objective", "TTFT p50", "p95", "p99",
         "lateness p99", "normalised p50",
@@ -91,9 +100,7 @@ def show_point(tally: Tally, profile: str) -> None:
             duration(tier["lateness_ms"]["p99"]),
             duration(tier["normalised_latency_ms"]["p50"]) if tier["offered"] else "-",
         )
-    out.print(made)
-    for line in totals(point):
-        out.print(line)
+    return made
 
 
 def totals(point: Mapping[str, Any]) -> Iterator[str]:

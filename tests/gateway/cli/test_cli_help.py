@@ -49,6 +49,8 @@ def test_every_command_is_there() -> None:
         "simulate",
         "compare",
         "capacity",
+        "replay",
+        "report",
         "tier list",
         "tier set",
         "tier add",
