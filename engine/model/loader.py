@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,13 +17,16 @@ from engine.core.executor import Capacity
 from engine.model.attention import PagedAttention, TorchAttention, select_attention
 from engine.model.checkpoint import Checkpoint, one_line, open_checkpoint
 from engine.model.cuda_graphs import DecodeGraphs, graph_sizes
+from engine.model.cuda_swap import DEVICE_BYTES
 from engine.model.hf_loading import load_hf_model
 from engine.model.hf_model import HFModel, PagedModel, kv_shape_of
+from engine.model.host_cache import host_format
+from engine.model.host_side import HostOptions, HostSide, has_spare_core, make_host_side
 from engine.model.kernels.native import NativeKernels, load_native
 from engine.model.kv_cache import KVCache
 from engine.model.lean_model import LeanModel
 from engine.model.linear import optimise
-from engine.model.memory import available_bytes, check_weights_fit, plan_kv
+from engine.model.memory import GIB, available_bytes, check_weights_fit, plan_kv
 from engine.model.model_runner import (
     ModelRunner,
     RunnerInfo,
@@ -54,6 +57,7 @@ class _Limits:
     max_batch_requests: int
     block_size: int
     kv_cache_bytes: int | None
+    host: HostOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,13 +80,18 @@ def load_runner(
     max_batch_requests: int | None = None,
     block_size: int = 16,
     kv_cache_bytes: int | None = None,
+    host_kv_bytes: int | None = None,
+    host_kv_format: str = "raw",
+    host_kv_group: int | None = None,
+    host_kv_checksums: bool = False,
     runner: str = "auto",
     progress: Progress | None = None,
 ) -> ModelRunner:
     """Load `model` ("builtin", a folder or a hub id) and return a warm runner.
 
     `device`: "auto", "cpu", "cuda" or "cuda:N". `dtype`: "auto" (the checkpoint's own, where the
-    device computes it well) or a key of DTYPES. None means: choose. `progress(stage, fraction)` is
+    device computes it well) or a key of DTYPES. None means: choose. `host_kv_bytes` is for parked
+    contexts (0: none), in `host_kv_format` (see host_cache.py). `progress(stage, fraction)` is
     called as loading goes on. Raises ModelLoadError, one line.
     """
     report = progress or _say_nothing
@@ -90,9 +99,20 @@ def load_runner(
     where = pick_device(device)
     if runner not in RUNNERS:
         raise ModelLoadError(f"runner {runner} is unknown: choose from {', '.join(RUNNERS)}")
-    limits = _limits(
-        where, max_model_len, max_batch_tokens, max_batch_requests, block_size, kv_cache_bytes
+    if block_size < 1:
+        raise ModelLoadError(f"block size {block_size} makes no sense: it has to be at least 1")
+    group = block_size if host_kv_group is None else host_kv_group
+    form = host_format(host_kv_format, group, block_size)
+    tokens, requests = CUDA_BATCH if where.type == "cuda" else CPU_BATCH
+    limits = _Limits(
+        max_model_len,
+        tokens if max_batch_tokens is None else max_batch_tokens,
+        requests if max_batch_requests is None else max_batch_requests,
+        block_size,
+        kv_cache_bytes,
+        HostOptions(host_kv_bytes, form, host_kv_checksums),
     )
+    _check(limits)
     checkpoint = open_checkpoint(model)
     kind = pick_dtype(dtype, checkpoint, where)
     num_bytes = checkpoint.num_weights * kind.itemsize
@@ -129,6 +149,14 @@ def _load(
 
     report("making the KV cache", 0.8)
     cache, capacity = _make_pool(found, limits)
+    host = make_host_side(cache, limits.host, native, spare_core=has_spare_core())
+    if host is not None:
+        capacity = replace(
+            capacity,
+            num_host_blocks=host.cache.num_blocks,
+            host_is_exact=host.cache.form.is_exact,
+        )
+    _logger.info("%s", _memory_line(cache, host))
     attention = found.make_attention(cache)
     info = RunnerInfo(
         model=checkpoint.name,
@@ -139,44 +167,34 @@ def _load(
         dtype=str(kind).removeprefix("torch."),
         kv_cache_bytes=cache.num_bytes,
         self_check_error=found.error,
+        host_kv_bytes=0 if host is None else host.cache.num_bytes,
+        host_kv_format=limits.host.form.name,
     )
     sampler = Sampler(found.model.vocab_size, native)
     report("warming up", 0.9)
     step = _recorded_step(found.model, attention, capacity)
-    made = ModelRunner(found.model, attention, sampler, capacity, info, step=step)
+    swap = None if host is None else host.swap
+    made = ModelRunner(found.model, attention, sampler, capacity, info, step=step, swap=swap)
     made.warm_up()
     report("ready", 1.0)
     return made
 
 
-def _limits(
-    device: torch.device,
-    max_model_len: int | None,
-    max_batch_tokens: int | None,
-    max_batch_requests: int | None,
-    block_size: int,
-    kv_cache_bytes: int | None,
-) -> _Limits:
-    """Fill in what the operator left open; ModelLoadError names a flag that makes no sense."""
-    tokens, requests = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
-    limits = _Limits(
-        max_model_len,
-        tokens if max_batch_tokens is None else max_batch_tokens,
-        requests if max_batch_requests is None else max_batch_requests,
-        block_size,
-        kv_cache_bytes,
-    )
+def _check(limits: _Limits) -> None:
+    """Raise a ModelLoadError that names a flag which makes no sense."""
     flags = {
         "--max-model-len": limits.max_model_len,
         "--max-batch-tokens": limits.max_batch_tokens,
         "--max-running": limits.max_batch_requests,
-        "block size": limits.block_size,
         "--kv-cache-gib": limits.kv_cache_bytes,
     }
     for flag, value in flags.items():
         if value is not None and value < 1:
             raise ModelLoadError(f"{flag} {value} makes no sense: it has to be at least 1")
-    return limits
+    if limits.host.num_bytes is not None and limits.host.num_bytes < 0:
+        raise ModelLoadError(
+            f"--host-kv-gib: {limits.host.num_bytes} bytes make no sense: use 0 for none"
+        )
 
 
 def _make_pool(found: Verified, limits: _Limits) -> tuple[KVCache, Capacity]:
@@ -208,6 +226,16 @@ def _capacity(limits: _Limits, num_blocks: int, max_model_len: int) -> Capacity:
     )
 
 
+def _memory_line(cache: KVCache, host: HostSide | None) -> str:
+    tokens = cache.num_blocks * cache.block_size
+    line = f"KV cache: {tokens} tokens in {cache.num_bytes / GIB:.2f} GiB; parked contexts: "
+    if host is None:
+        return line + "none"
+    parked = host.cache.num_blocks * cache.block_size
+    size = host.cache.num_bytes / GIB
+    return f"{line}{parked} tokens in up to {size:.2f} GiB, {host.cache.form.name}"
+
+
 def _step_bytes(found: Verified, limits: _Limits) -> int:
     """Measure what the largest steps need on a GPU beside weights and pool, graphs included."""
     model = found.model
@@ -222,7 +250,8 @@ def _step_bytes(found: Verified, limits: _Limits) -> int:
     peak = torch.cuda.max_memory_allocated(model.device) - before
     torch.cuda.empty_cache()
     kept_logits = sum(graph_sizes(limits.max_batch_requests)) * model.vocab_size
-    return peak + kept_logits * model.dtype.itemsize
+    swap_bytes = 0 if limits.host.num_bytes == 0 else DEVICE_BYTES
+    return peak + kept_logits * model.dtype.itemsize + swap_bytes
 
 
 def _recorded_step(

@@ -16,6 +16,11 @@ GIB = 1 << 30
 # machine, a GPU's to whoever serves from it.
 CPU_SHARE, CPU_CAP = 0.25, 2 * GIB
 CUDA_SHARE = 0.9
+# The same for parked contexts in host memory. A CPU's blocks cost nothing until they are used,
+# pinned memory is gone at once.
+HOST_SHARE, HOST_CAP = 0.1, 2 * GIB
+PINNED_SHARE, PINNED_CAP = 0.25, 8 * GIB
+HOST_PER_DEVICE = 2  # host blocks for each of the device: more has never been of use
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,40 @@ def plan_kv(
             " --max-model-len"
         )
     return KVPlan(num_blocks, min(max_model_len, num_blocks * block_size))
+
+
+def plan_host(
+    block_bytes: int,
+    *,
+    num_device_blocks: int,
+    wanted_bytes: int | None,
+    available: int,
+    is_pinned: bool,
+) -> int:
+    """Return how many blocks parked contexts get on the host; 0 where nothing can be parked.
+
+    Without `wanted_bytes` a share of the `available` host memory, and never more than
+    HOST_PER_DEVICE times the device's blocks. Raises ModelLoadError where what is wanted does not
+    fit, or holds nothing.
+    """
+    if wanted_bytes is None:
+        share, cap = (PINNED_SHARE, PINNED_CAP) if is_pinned else (HOST_SHARE, HOST_CAP)
+        num_bytes = min(int(available * share), cap)
+        return max(0, min(num_bytes // block_bytes - 1, HOST_PER_DEVICE * num_device_blocks))
+    if wanted_bytes == 0:
+        return 0
+    if wanted_bytes > available:
+        raise ModelLoadError(
+            f"--host-kv-gib asks for {wanted_bytes / GIB:.2f} GiB, the host has"
+            f" {available / GIB:.2f} GiB free"
+        )
+    num_blocks = wanted_bytes // block_bytes - 1  # beside the row that is nobody's
+    if num_blocks < 1:
+        raise ModelLoadError(
+            f"--host-kv-gib: {wanted_bytes} bytes do not hold two blocks of {block_bytes}:"
+            " raise it, or set it to 0"
+        )
+    return num_blocks
 
 
 def _meminfo(path: Path) -> int | None:

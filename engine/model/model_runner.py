@@ -16,6 +16,7 @@ from engine.core.request import SamplingParams
 from engine.model.attention import PagedAttention
 from engine.model.hf_model import PagedModel
 from engine.model.step_input import StepInput, StepInputBuilder
+from engine.model.swap import NOTHING, SwapEngine
 
 _WARM_UP_CHUNK = 512  # tokens of one chunk of the warm-up; real prompts come in chunks as well
 
@@ -48,6 +49,8 @@ class RunnerInfo:
     dtype: str
     kv_cache_bytes: int
     self_check_error: float  # relative rms difference from transformers' logits
+    host_kv_bytes: int = 0  # for parked contexts; 0: none can be parked
+    host_kv_format: str = "raw"
 
 
 class ModelRunner:
@@ -62,10 +65,12 @@ class ModelRunner:
         info: RunnerInfo,
         *,
         step: StepFunction | None = None,
+        swap: SwapEngine | None = None,
         clock: Clock | None = None,
     ) -> None:
         assert attention.kv_cache.num_blocks == capacity.num_blocks
         assert attention.kv_cache.block_size == capacity.block_size
+        assert (swap is not None) == (capacity.num_host_blocks > 0)
         model.bind(attention)
         self._model = model
         self._attention = attention
@@ -73,6 +78,7 @@ class ModelRunner:
         self._capacity = capacity
         self._info = info
         self._step: StepFunction = step or model.step
+        self._swap = swap
         self._clock = clock or MonotonicClock()
         self._inputs = StepInputBuilder(
             capacity.block_size, model.device, max_rows=4 * capacity.max_batch_requests
@@ -100,19 +106,30 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
-        """Compute one step: one token for every chunk that samples.
+        """Compute one step: one token for every chunk that samples; its copies begin before it.
 
-        Requests whose logits are not finite come back in `failed`. Raises ExecutorFault when
-        memory ran out: the pools are whole, the step's tokens have to be computed again.
+        Requests whose logits are not finite come back in `failed`. A batch without chunks waits for
+        a copy. Raises ExecutorFault when memory ran out: the pools are whole, no copy is under way
+        any more, the step's tokens have to be computed again.
         """
         began = self._clock.now_ns()
         rows = [chunk for chunk in batch.chunks if chunk.sampling is not None]
+        tokens: list[SampledToken] = []
+        finished, swap = NOTHING, self._swap
         try:
-            logits = self._step(self._inputs.build(batch))
-            tokens = self._sampler.sample(logits, rows) if rows else []
+            if batch.parks or batch.returns:
+                assert swap is not None, "a copy for an executor without host blocks"
+                swap.begin(batch.parks, batch.returns)
+            if batch.chunks:
+                logits = self._step(self._inputs.build(batch))
+                tokens = self._sampler.sample(logits, rows) if rows else []
+            if swap is not None:
+                finished = swap.poll() if batch.chunks else swap.wait_any()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            if swap is not None:
+                swap.drain()
             raise ExecutorFault(
                 f"step {batch.step}: out of memory on {self._info.device}"
             ) from error
@@ -122,7 +139,14 @@ class ModelRunner:
             tokens=tuple(tokens),
             elapsed_ns=self._clock.now_ns() - began,
             failed=tuple(row.request_id for row in rows if row.request_id not in drawn),
+            copied=finished.copied,
+            lost_copies=finished.lost,
         )
+
+    def close(self) -> None:
+        """Stop what runs beside the engine's thread; nothing may be executed afterwards."""
+        if self._swap is not None:
+            self._swap.close()
 
     def warm_up(self) -> None:
         """Run the largest prompt step and the largest decode step on blocks nobody owns yet.

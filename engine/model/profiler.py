@@ -165,7 +165,7 @@ def make(config: Any, progress: Callable[[str, float], None]) -> RecordingExecut
     hence untyped here: whatever of it the loader has a parameter for is handed on.
     """
     parameters = inspect.signature(load_runner).parameters
-    wanted: dict[str, Any] = {name: getattr(config, name, None) for name in parameters}
+    wanted: dict[str, Any] = {n: getattr(config, n) for n in parameters if hasattr(config, n)}
     wanted["progress"] = progress
     runner = load_runner(**wanted)
     path = Path(dict(config.executor_options)[RECORD_OPTION])

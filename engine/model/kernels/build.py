@@ -26,6 +26,7 @@ SOURCES = (
     "elementwise.cpp",
     "sampling.cpp",
     "decoder.cpp",
+    "swap.cpp",
     "parallel.cpp",
     "argmax.cpp",
 )

@@ -30,6 +30,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "tg_rope_write": (None, [_I, _P, _L, _L, _I, _I, _I, _P, _P, _P, _P, _F, _P, _P, _P, _I]),
     "tg_write_kv": (None, [_I, _L, _I, _I, _P, _L, _L, _P, _L, _L, _P, _P, _P]),
     "tg_argmax_rows": (None, [_I, _P, _L, _L, _I, _P, _I]),
+    "tg_pack_blocks": (_I, [_I, _P, _L, _I, _I, _I, _I, _I, _P, _P, _L, _P, _I, _I, _P, _P]),
+    "tg_unpack_blocks": (None, [_I, _P, _L, _I, _I, _I, _I, _I, _P, _P, _L, _P, _I, _P]),
     "tg_draw_rows": (None, [_I, _P, _L, _L, _I, _P, _P, _P, _P, _P, _P, _P, _I]),
     "tg_paged_attention": (
         _I,

@@ -1,0 +1,222 @@
+// KV blocks to rows of bytes in host memory and back, raw or as int8; it knows no request.
+//
+// The bytes are those of engine/model/quantize.py, found with the same comparisons, products and
+// roundings. One thread: it stands beside threads that compute, and memory is what limits it.
+#include "simd.h"
+
+using namespace tiergate;
+
+namespace {
+
+constexpr int kUnsound = 255;
+typedef int8_t Q16 __attribute__((vector_size(16)));
+using I16 = Vec<16>::I;
+
+struct Tables {
+  const float *steps, *inverses, *edges;  // by code: [256], [256], [255]
+};
+
+struct Shape {
+  int planes, size, heads, dim, group;  // planes: K and V of every layer, in turn
+  int channels() const { return heads * dim; }
+  int64_t numbers() const { return (int64_t)size * channels(); }
+};
+
+inline int32_t bits_of(float x) {
+  int32_t i;
+  memcpy(&i, &x, 4);
+  return i;
+}
+
+// Magnitudes as integers have the order of the numbers, with NaN above infinity.
+inline I16 magnitude(F16 v) { return (I16)v & 0x7fffffff; }
+inline I16 most(I16 a, I16 b) { return a > b ? a : b; }
+
+// The first code whose edge reaches the magnitude; 255 where none does.
+inline int code_of(int32_t bits, const Tables& t) {
+  // An octave has eight codes, and edges[254] = 2^16: begin below what can be the answer.
+  int code = 8 * ((bits >> 23) - 127) + 254 - 8 * 16 - 1;
+  if (code > kUnsound) return kUnsound;
+  if (code < 0) code = 0;
+  while (code < kUnsound && bits_of(t.edges[code]) < bits) code++;
+  return code;
+}
+
+// To the nearest integer, ties to even. Not by adding 1.5 * 2^23: the compiler would fuse that with
+// the product before it, and one rounding less is another byte than torch finds.
+inline Q16 to_integers(F16 v) {
+#ifdef __AVX512F__
+  I16 whole = (I16)_mm512_cvtps_epi32((__m512)v);
+#else
+  I16 whole;
+  for (int k = 0; k < 16; k++) whole[k] = (int32_t)__builtin_rintf(v[k]);
+#endif
+  return __builtin_convertvector(whole, Q16);
+}
+
+inline F16 to_floats(const int8_t* p) {
+  Q16 q;
+  memcpy(&q, p, sizeof q);
+  return __builtin_convertvector(__builtin_convertvector(q, I16), F16);
+}
+
+// `used` tokens of the plane [size, channels] hold something. Channels are a multiple of 16.
+template <class T>
+bool pack_keys(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int used,
+               const Tables& t) {
+  const int channels = s.channels();
+  bool sound = true;
+  for (int first = 0; first < s.size; first += s.group) {
+    const int last = first + s.group, end = last < used ? last : used;
+    for (int c = 0; c < channels; c += 16) {
+      I16 top{};
+      for (int i = first; i < end; i++)
+        top = most(top, magnitude(load<16>(in + (int64_t)i * channels + c)));
+      F16 inverse;
+      for (int k = 0; k < 16; k++) {
+        int code = code_of(top[k], t);
+        sound &= code != kUnsound;
+        *codes++ = (uint8_t)code;
+        inverse[k] = t.inverses[code];
+      }
+      for (int i = first; i < last; i++) {
+        int64_t at = (int64_t)i * channels + c;
+        Q16 q = i < end ? to_integers(load<16>(in + at) * inverse) : Q16{};
+        memcpy(out + at, &q, sizeof q);
+      }
+    }
+  }
+  return sound;
+}
+
+template <class T>
+bool pack_values(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int used,
+                 const Tables& t) {
+  bool sound = true;
+  for (int row = 0; row < s.size * s.heads; row++, in += s.dim, out += s.dim) {
+    const bool is_used = row < used * s.heads;
+    I16 top{};
+    for (int c = 0; is_used && c < s.dim; c += 16) top = most(top, magnitude(load<16>(in + c)));
+    int32_t highest = 0;
+    for (int k = 0; k < 16; k++) highest = top[k] > highest ? top[k] : highest;
+    const int code = code_of(highest, t);
+    sound &= code != kUnsound;
+    codes[row] = (uint8_t)code;
+    for (int c = 0; c < s.dim; c += 16) {
+      Q16 q = is_used ? to_integers(load<16>(in + c) * t.inverses[code]) : Q16{};
+      memcpy(out + c, &q, sizeof q);
+    }
+  }
+  return sound;
+}
+
+template <class T>
+void unpack_keys(T* out, const int8_t* in, const uint8_t* codes, const Shape& s, const Tables& t) {
+  const int channels = s.channels();
+  for (int first = 0; first < s.size; first += s.group)
+    for (int c = 0; c < channels; c += 16) {
+      F16 step;
+      for (int k = 0; k < 16; k++) step[k] = t.steps[*codes++];
+      for (int i = first; i < first + s.group; i++) {
+        int64_t at = (int64_t)i * channels + c;
+        store<16>(out + at, to_floats(in + at) * step);
+      }
+    }
+}
+
+template <class T>
+void unpack_values(T* out, const int8_t* in, const uint8_t* codes, const Shape& s,
+                   const Tables& t) {
+  for (int row = 0; row < s.size * s.heads; row++, in += s.dim, out += s.dim)
+    for (int c = 0; c < s.dim; c += 16)
+      store<16>(out + c, to_floats(in + c) * t.steps[codes[row]]);
+}
+
+// Where the parts of a row lie: integers of all planes, then the codes of keys, then of values.
+struct Row {
+  int8_t* integers;
+  uint8_t *key_codes, *value_codes;
+  int64_t keys_each, values_each;
+  Row(uint8_t* row, const Shape& s)
+      : integers((int8_t*)row),
+        key_codes(row + s.planes * s.numbers()),
+        keys_each(s.size / s.group * s.channels()),
+        values_each(s.size * s.heads) {
+    value_codes = key_codes + s.planes / 2 * keys_each;
+  }
+};
+
+template <class T>
+bool pack(const T* block, int64_t plane_stride, uint8_t* out, const Shape& s, int used,
+          const Tables& t) {
+  Row row(out, s);
+  bool sound = true;
+  for (int p = 0; p < s.planes; p++, block += plane_stride, row.integers += s.numbers())
+    if (p % 2 == 0)
+      sound &= pack_keys(block, row.integers, row.key_codes + p / 2 * row.keys_each, s, used, t);
+    else
+      sound &=
+          pack_values(block, row.integers, row.value_codes + p / 2 * row.values_each, s, used, t);
+  return sound;
+}
+
+template <class T>
+void unpack(T* block, int64_t plane_stride, uint8_t* in, const Shape& s, const Tables& t) {
+  Row row(in, s);
+  for (int p = 0; p < s.planes; p++, block += plane_stride, row.integers += s.numbers())
+    if (p % 2 == 0)
+      unpack_keys(block, row.integers, row.key_codes + p / 2 * row.keys_each, s, t);
+    else
+      unpack_values(block, row.integers, row.value_codes + p / 2 * row.values_each, s, t);
+}
+
+}  // namespace
+
+// `data`: [planes, plane_stride numbers], a block of it `size` * heads * dim numbers; `host`: rows
+// of `row_bytes`. `used` of the blocks' tokens hold something. dtype 0: float, 1: bfloat16 (raw:
+// any type of four and of two bytes). group 0: raw. Returns 1 where a row cannot be kept.
+extern "C" int tg_pack_blocks(int dtype, const void* data, int64_t plane_stride, int planes,
+                              int size, int heads, int dim, int group, const int64_t* blocks,
+                              uint8_t* host, int64_t row_bytes, const int64_t* rows, int count,
+                              int used, const float* inverses, const float* edges) {
+  const Shape s{planes, size, heads, dim, group};
+  const Tables t{nullptr, inverses, edges};
+  const int64_t width = dtype ? 2 : 4;
+  bool sound = true;
+  for (int i = 0; i < count; i++, used -= size) {
+    const int64_t at = blocks[i] * s.numbers();
+    uint8_t* row = host + rows[i] * row_bytes;
+    const int here = used < 0 ? 0 : used < size ? used : size;
+    if (!group)
+      for (int p = 0; p < planes; p++)
+        memcpy(row + p * s.numbers() * width, (const char*)data + (at + p * plane_stride) * width,
+               s.numbers() * width);
+    else if (dtype)
+      sound &= pack((const bf16*)data + at, plane_stride, row, s, here, t);
+    else
+      sound &= pack((const float*)data + at, plane_stride, row, s, here, t);
+  }
+  return !sound;
+}
+
+// The way back; see tg_pack_blocks.
+extern "C" void tg_unpack_blocks(int dtype, void* data, int64_t plane_stride, int planes, int size,
+                                 int heads, int dim, int group, const int64_t* blocks,
+                                 uint8_t* host, int64_t row_bytes, const int64_t* rows, int count,
+                                 const float* steps) {
+  const Shape s{planes, size, heads, dim, group};
+  const Tables t{steps, nullptr, nullptr};
+  const int64_t width = dtype ? 2 : 4;
+  for (int i = 0; i < count; i++) {
+    const int64_t at = blocks[i] * s.numbers();
+    uint8_t* row = host + rows[i] * row_bytes;
+    if (!group)
+      for (int p = 0; p < planes; p++)
+        memcpy((char*)data + (at + p * plane_stride) * width, row + p * s.numbers() * width,
+               s.numbers() * width);
+    else if (dtype)
+      unpack((bf16*)data + at, plane_stride, row, s, t);
+    else
+      unpack((float*)data + at, plane_stride, row, s, t);
+  }
+}
