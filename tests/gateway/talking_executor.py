@@ -2,9 +2,12 @@
 
 At temperature 0 a letter is followed by the next one, z by a full stop, and that by the end token;
 anything else is followed by a. At other temperatures the letter depends on the seed and the
-position alone, and the end never comes. A folder given as option "gate" holds a step while it
-contains a file "closed". With options "stall_at" and "stall_s" the first step that computes an
-answer's token of that index takes so many seconds more.
+position alone, and the end never comes. With options "stall_at" and "stall_s" the first step that
+computes an answer's token of that index takes so many seconds more.
+
+A folder given as option "gate" holds a step while it contains a file "closed"; the file "held" then
+says which one, and whoever makes a file "step" lets just that one go. With "host_blocks" contexts
+can be parked; their copies end with their step, or stay under way while there is a file "copying".
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ class TalkingExecutor:
         step_s: float,
         mortal: bool,
         stall: tuple[int, float] | None,
+        elapsed_ns: int,
     ) -> None:
         self._stall = stall
         self._mortal = mortal
@@ -69,11 +73,11 @@ class TalkingExecutor:
         self.info = info
         self._gate = gate
         self._step_s = step_s
+        self._elapsed_ns = elapsed_ns
+        self._under_way: list[int] = []
 
     def execute(self, batch: Batch) -> StepResult:
-        if self._gate is not None:
-            while (self._gate / "closed").exists():
-                time.sleep(0.002)
+        self._pass_gate(batch.step)
         if self._step_s:
             time.sleep(self._step_s)
         if self._stall and any(chunk.output_index == self._stall[0] for chunk in batch.chunks):
@@ -83,7 +87,30 @@ class TalkingExecutor:
             if self._mortal and chunk.start == 0 and chunk.token_ids[0] == KILL_BYTE:
                 os.kill(os.getpid(), signal.SIGKILL)
         tokens = tuple(draw(c, c.sampling) for c in batch.chunks if c.sampling is not None)
-        return StepResult(batch.step, tokens, elapsed_ns=1000)
+        copied = self._copy(batch)
+        return StepResult(batch.step, tokens, self._elapsed_ns, copied=copied)
+
+    def _pass_gate(self, step: int) -> None:
+        if self._gate is None or not (self._gate / "closed").exists():
+            return
+        held, one = self._gate / "held", self._gate / "step"
+        draft = self._gate / "draft"
+        draft.write_text(str(step))
+        draft.rename(held)
+        while (self._gate / "closed").exists() and not one.exists():
+            time.sleep(0.002)
+        held.unlink()
+        one.unlink(missing_ok=True)
+
+    def _copy(self, batch: Batch) -> tuple[int, ...]:
+        """Begin copies, and say which are over; a step without chunks waits for one."""
+        self._under_way += [copy.number for copy in (*batch.parks, *batch.returns)]
+        while self._gate is not None and (self._gate / "copying").exists():
+            if batch.chunks:
+                return ()
+            time.sleep(0.002)
+        copied, self._under_way = tuple(self._under_way), []
+        return copied
 
 
 def draw(chunk: Chunk, sampling: SamplingParams) -> SampledToken:
@@ -111,6 +138,7 @@ def make(config: EngineConfig, progress: ProgressReport) -> TalkingExecutor:
         max_model_len=config.max_model_len or 1024,
         max_batch_tokens=config.max_batch_tokens or 512,
         max_batch_requests=config.max_batch_requests or 64,
+        num_host_blocks=int(options.get("host_blocks", "0")),
     )
     gate = options.get("gate")
     step_s = float(options.get("step_s", "0.001"))
@@ -119,4 +147,6 @@ def make(config: EngineConfig, progress: ProgressReport) -> TalkingExecutor:
     if "stall_at" in options:
         stall = (int(options["stall_at"]), float(options["stall_s"]))
     info = Info(config.model)
-    return TalkingExecutor(capacity, info, held_by, step_s, "mortal" in options, stall)
+    elapsed_ns = int(options.get("elapsed_ns", "1000"))
+    mortal = "mortal" in options
+    return TalkingExecutor(capacity, info, held_by, step_s, mortal, stall, elapsed_ns)
