@@ -114,6 +114,11 @@ class KVCacheManager:
         """Return the request's table: the same object for as long as it does not change."""
         return self._holdings[request.id].blocks
 
+    def tables(self, requests: Iterable[Request]) -> list[tuple[int, ...]]:
+        """Return the tables of many requests (see `block_ids`)."""
+        holdings = self._holdings
+        return [holdings[request.id].blocks for request in requests]
+
     def covers(self, request: Request, num_positions: int) -> bool:
         """True where the request's blocks hold that many positions already."""
         return num_positions <= len(self._holdings[request.id].blocks) * self.block_size

@@ -235,6 +235,10 @@ class MemoryMoves:
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
         return not self.is_awaited
 
+    def may_seat(self, newcomer: Request) -> bool:
+        """False where nobody who runs would give a seat to this one: known before its prefix is."""
+        return self._may_displace and not self.is_awaited and self._has_any_for(newcomer)
+
     def _has_any_for(self, newcomer: Request) -> bool:
         """True where the policy would let anybody who runs make room for this one."""
         may_displace, view, queues = self._policy.may_displace, self.view, self._queues

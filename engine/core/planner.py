@@ -94,10 +94,7 @@ class Planner:
         moves.begin(view, limits)
         if self._capacity.num_host_blocks and policy.swaps:
             moves.carry()
-        due: list[Request] = []
-        spare: list[Request] = []
-        for request in self._queues.decoding.values():
-            (due if policy.due(request, view) else spare).append(request)
+        due, spare = policy.split_due(view)
         self._fill(limits, due, spare)
         moves.end_displacing()
         for limits in FALLBACKS:
@@ -167,6 +164,8 @@ class Planner:
         """
         taken = 0
         has_time_limit, limit_ns = self._has_time_limit, self._limits.max_step_ns
+        if seats <= 0 or (has_time_limit and not is_due and not self._has_time_for_any(requests)):
+            return 0  # found without ranking everyone
         for request in sorted(requests, key=self.moves.keep_rank):
             if taken >= seats:
                 break
@@ -185,6 +184,14 @@ class Planner:
             else:
                 self.cost.add_decodes(-1, -request.num_computed)
         return taken
+
+    def _has_time_for_any(self, requests: list[Request]) -> bool:
+        """True where the cheapest of these decodes fits into the step's time."""
+        least = min([request.num_computed for request in requests])
+        self.cost.add_decodes(1, least)
+        fits = self.cost.total_ns <= self._limits.max_step_ns
+        self.cost.add_decodes(-1, -least)
+        return fits
 
     # Prompts
 
@@ -254,6 +261,8 @@ class Planner:
     def _start(self, request: Request, missing_seats: int) -> bool:
         """Start the first of the waiting queue if its room is free, or can be made."""
         kv, moves = self._kv, self.moves
+        if missing_seats and not moves.may_seat(request):
+            return False
         prefix = kv.find_prefix(request)
         start = len(prefix) * kv.block_size
         num_tokens = self._in_time(start, request.num_tokens - start)

@@ -145,6 +145,17 @@ class SchedulingPolicy(Protocol):
         """Must this decode run now? If not, it gets a seat that the prompts leave over. Always."""
         return True
 
+    def split_due(self, view: View) -> tuple[list[Request], list[Request]]:
+        """Return the decodes that must run now, and the others, each in the order of the view.
+
+        The same answers as `due`, asked at once: in every step of every decode.
+        """
+        due: list[Request] = []
+        spare: list[Request] = []
+        for request in view.decoding:
+            (due if self.due(request, view) else spare).append(request)
+        return due, spare
+
     def keep_rank(self, request: Request, view: View) -> Rank:
         """Who keeps device memory, and a seat where seats are short? Victims come from the back.
 

@@ -153,12 +153,10 @@ class Scheduler:
             self.planner.rest(now_ns)
         else:
             return None
-        block_ids = self.kv.block_ids
-        decodes = self.planner.decodes.values()
-        chunks = [_decode_chunk(request, block_ids(request)) for request in decodes]
-        requests = list(decodes)
+        requests = list(self.planner.decodes.values())
+        chunks = [*map(_decode_chunk, requests, self.kv.tables(requests))]
         for request, num_tokens in self.planner.prefills.values():
-            chunks.append(_prefill_chunk(request, num_tokens, block_ids(request)))
+            chunks.append(_prefill_chunk(request, num_tokens, self.kv.block_ids(request)))
             requests.append(request)
         self.step += 1
         self._dispatched_requests = requests
@@ -321,7 +319,10 @@ class Scheduler:
 def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:
     """The last generated token, whose keys and values are the only ones missing."""
     output, order = request.output, request.order
-    needs_history = request.needs_history
+    prompt_ids: tuple[int, ...] = ()
+    output_ids: tuple[int, ...] = ()
+    if request.needs_history:
+        prompt_ids, output_ids = order.prompt, tuple(output)
     return decode_chunk(
         request.id,
         request.num_computed,
@@ -329,8 +330,8 @@ def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:
         block_ids,
         order.sampling,
         len(output),
-        order.prompt if needs_history else (),
-        tuple(output) if needs_history else (),
+        prompt_ids,
+        output_ids,
     )
 
 

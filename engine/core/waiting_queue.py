@@ -68,10 +68,14 @@ class WaitingQueue:
             head = self.head()
             if head is None or not self._rerank(head[1], rank):
                 break
-        for _ in range(min(RERANKED_PER_STEP, len(self._entries))):
-            request = next(iter(self._entries.values()))[2]
-            if not self._rerank(request, rank):
-                self._entries.move_to_end(request.id)
+        entries = self._entries
+        for _ in range(min(RERANKED_PER_STEP, len(entries))):
+            known, _, request = next(iter(entries.values()))
+            fresh = rank(request)
+            if fresh == known:
+                entries.move_to_end(request.id)
+            else:
+                self._enter(request, fresh)
         self._compact()
 
     def _rerank(self, request: Request, rank: Callable[[Request], Rank]) -> bool:

@@ -8,7 +8,8 @@ from core_scenes import view, waiting
 
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import LatencyProfile
-from engine.core.policies.hybrid import Hybrid, HybridOptions
+from engine.core.policies.hybrid import Hybrid
+from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.request import Request, Slo, TbtMode
 
 MS = 1_000_000

@@ -12,7 +12,8 @@ from hybrid_scenes import FREE, MS, PREMIUM, ROUND, STREAM, S, free, hybrid, in_
 
 from engine.core.latency_model import LatencyModel
 from engine.core.policies import make_policy
-from engine.core.policies.hybrid import Hybrid, HybridOptions
+from engine.core.policies.hybrid import Hybrid
+from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.policy import NO_LIMIT
 from engine.core.request import Request, Status
 

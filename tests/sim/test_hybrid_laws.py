@@ -16,7 +16,8 @@ from engine.core.clock import NS_PER_MS
 from engine.core.engine_core import EngineCore
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import load_profile
-from engine.core.policies.hybrid import Hybrid, HybridOptions
+from engine.core.policies.hybrid import Hybrid
+from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.request import Slo, TbtMode
 from engine.core.waiting_queue import RERANKED_PER_STEP
 from engine.sim.executor import SimulatedExecutor

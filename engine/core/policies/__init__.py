@@ -13,7 +13,8 @@ from engine.core.latency_profile import load_profile
 from engine.core.policies.alise import Alise
 from engine.core.policies.fastserve import FastServe
 from engine.core.policies.fcfs import Fcfs
-from engine.core.policies.hybrid import Hybrid, HybridOptions
+from engine.core.policies.hybrid import Hybrid
+from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.policies.options import Options, real, switch, whole
 from engine.core.policies.orca import Orca
 from engine.core.policies.rad import Rad, default_tile
