@@ -1,4 +1,4 @@
-"""A client hangs up in every state a request can be in, through real HTTP, one engine step at a time.
+"""A client hangs up in every state a request can be in, through real HTTP, step by step.
 
 The engine's executor is held before each step, so a state is reached by counting steps, and how
 many steps it takes to give the blocks back is counted, not timed.

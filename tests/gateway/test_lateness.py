@@ -99,6 +99,21 @@ def test_early_tokens_of_a_paced_gap_promise_are_a_bank() -> None:
         assert absence_ns(request, 0, 20 * S) == away_ns
 
 
+def test_a_pause_of_a_paced_stream_is_never_seen() -> None:
+    """Neither mode spends more than what the door holds: no token bought late, no contract used up
+    that is longer than the pace."""
+    for mode, plain_ns in ((TbtMode.GAP, 20 * S), (TbtMode.STREAM, 17_200 * MS)):
+        paced = Slo(tbt_ns=200 * MS, tbt_mode=mode, pace_ns=100 * MS)
+        for slo, away_ns in (
+            (paced, 9_000 * MS + 200 * MS - 2 * S),
+            (dataclasses.replace(paced, pace_ns=0), plain_ns),
+        ):
+            request = Request(order_of(slo), 0)
+            for _ in range(101):
+                request.add_token(7, 0)
+            assert absence_ns(request, S, 20 * S) == min(away_ns, 20 * S)
+
+
 def test_a_plain_answer_is_judged_as_a_stream_and_never_held_back() -> None:
     """Nobody sees its gaps, whatever its tier says of them."""
     streamed, plain = slo_of(TIER), slo_of(TIER, stream=False)

@@ -1,9 +1,10 @@
 """How long a decode can wait: until its token is due, and how long its promise lets it be away.
 
 It knows one request's promise and its tokens' times. Two kinds of absence keep a promise. In
-stream mode tokens that came early are a bank, spent by pausing; so they are in gap mode where the
-door paces them. In gap mode one token in a hundred may be late (see scheduling notes, section 1),
-by however much: a request that has had a hundred tokens on time owns one such pause.
+stream mode tokens that came early are a bank, spent by pausing. In gap mode one token in a hundred
+may be late (see scheduling notes, section 1), by however much: a request that has had a hundred
+tokens on time owns one such pause. Where the door paces a stream, in either mode, only what it
+still holds back is spent: a pace is there for the client to see an even stream.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def absence_ns(request: Request, now_ns: int, longest_ns: int) -> int:
     A pause paid with a late token has no length of its own; none is longer than `longest_ns`.
     """
     slo = request.order.slo
-    if slo.tbt_mode is TbtMode.GAP and owns_late_token(request):
-        return longest_ns
-    if slo.tbt_mode is TbtMode.STREAM or slo.pace_ns:
-        return min(max(0, due_ns(request) - now_ns - BANK_LEFT_NS), longest_ns)
-    return 0
+    left_ns = due_ns(request) - now_ns
+    if slo.pace_ns:
+        left_ns = min(left_ns, request.shown_ns + slo.tbt_ns - now_ns)
+    elif slo.tbt_mode is TbtMode.GAP:
+        return longest_ns if owns_late_token(request) else 0
+    return min(max(0, left_ns - BANK_LEFT_NS), longest_ns)
