@@ -206,6 +206,19 @@ class Settings(BaseSettings):
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory of the KV cache; unset: measured at start-up."
     )
+    host_kv_gib: float | None = Field(
+        None,
+        ge=0,
+        description="Host memory for parked requests; unset: a share of what is free; 0: none.",
+    )
+    host_kv_format: Literal["raw", "int8"] = Field(
+        "raw", description="How parked contexts are kept: byte for byte, or about half as large."
+    )
+    host_kv_group: int | None = Field(
+        None,
+        ge=1,
+        description="int8: tokens that share their keys' scales; divides a block of 16; unset: 16.",
+    )
     max_queue: int = Field(512, ge=1, description="Most requests that may wait for the engine.")
     max_queue_prompt_tokens: int = Field(
         262_144, ge=1, description="Most prompt tokens that may wait for the engine."

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from engine.model.checkpoint import one_line
+from engine.model.cuda_swap import CudaSwap
 from engine.model.host_cache import HostCache, HostFormat
 from engine.model.kernels.native import NativeKernels
 from engine.model.kernels.native_swap import NativeMover, supports
 from engine.model.kv_cache import KVCache
 from engine.model.memory import available_bytes, plan_host
-from engine.model.swap import BlockMover, InlineSwap, SwapEngine, ThreadedSwap, TorchMover
+from engine.model.swap import InlineSwap, SwapEngine, ThreadedSwap, TorchMover
 
 _logger = logging.getLogger(__name__)
 
@@ -61,15 +62,20 @@ def make_host_side(
     if not num_blocks:
         return None
     host = _host_cache(cache, num_blocks, options, pinned=on_cuda)
-    if on_cuda:
-        from engine.model.cuda_swap import CudaSwap
+    return HostSide(host, make_swap(cache, host, native, spare_core=spare_core))
 
-        return HostSide(host, CudaSwap(cache, host))
+
+def make_swap(
+    cache: KVCache, host: HostCache, native: NativeKernels | None, *, spare_core: bool = False
+) -> SwapEngine:
+    """Return who carries contexts between these two; see make_host_side."""
+    if cache.device.type == "cuda":
+        return CudaSwap(cache, host)
     if native is None or not supports(cache, host):
         # torch's operators would start threads of their own beside those that compute.
-        return HostSide(host, InlineSwap(host, TorchMover(cache, host)))
-    mover: BlockMover = NativeMover(cache, host, native)
-    return HostSide(host, ThreadedSwap(host, mover) if spare_core else InlineSwap(host, mover))
+        return InlineSwap(host, TorchMover(cache, host))
+    mover = NativeMover(cache, host, native)
+    return ThreadedSwap(host, mover) if spare_core else InlineSwap(host, mover)
 
 
 def has_spare_core() -> bool:

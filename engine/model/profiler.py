@@ -13,18 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import torch
-
 from engine.core.batch import Batch, StepResult
 from engine.core.clock import Clock, MonotonicClock
 from engine.core.executor import Capacity, Executor
-from engine.model.kv_cache import KVCache
+from engine.model.kernels.native import load_native
+from engine.model.link_prices import measure_link
 from engine.model.loader import load_runner
 from engine.model.model_runner import ModelRunner
 
 RECORD_OPTION = "record"
-_COPY_BLOCKS = 64  # one context of a thousand tokens
-_COPY_REPEATS = 9
 
 
 class DescribedExecutor(Executor, Protocol):
@@ -110,52 +107,11 @@ def held(batch: Batch) -> tuple[int, int, int, int, float, int]:
 
 def device_facts(runner: ModelRunner, clock: Clock) -> dict[str, float]:
     """Return what a token costs in memory (bytes) and on the way to the host and back (ns)."""
-    cache = runner.attention.kv_cache
-    out_ns, in_ns = link_ns_per_token(cache, clock)
-    return {
-        "kv_bytes_per_token": cache.shape.bytes_per_token,
-        "link_out_ns_per_token": out_ns,
-        "link_in_ns_per_token": in_ns,
-    }
-
-
-def link_ns_per_token(cache: KVCache, clock: Clock) -> tuple[float, float]:
-    """Return what carrying one token's keys and values to the host costs, and back (ns).
-
-    Blocks of all layers are gathered and copied as a whole, the medians of a few. On a CPU both
-    sides are the same memory and this is the price of copying it. Call it before serving: it
-    writes what it has read, and nobody may use those blocks meanwhile.
-    """
-    count = min(_COPY_BLOCKS, cache.num_blocks)
-    blocks = torch.arange(1, count + 1, device=cache.device)
-    host = torch.empty(
-        (*cache.data.shape[:2], count, *cache.data.shape[3:]),
-        dtype=cache.data.dtype,
-        pin_memory=cache.device.type == "cuda",
-    )
-    num_tokens = count * cache.block_size
-
-    def out() -> None:
-        host.copy_(cache.data.index_select(2, blocks))
-
-    def back() -> None:
-        cache.data.index_copy_(2, blocks, host.to(cache.device))
-
-    return (
-        _median_ns(out, cache, clock) / num_tokens,
-        _median_ns(back, cache, clock) / num_tokens,
-    )
-
-
-def _median_ns(copy: Callable[[], None], cache: KVCache, clock: Clock) -> float:
-    times = []
-    for _ in range(_COPY_REPEATS):
-        began_ns = clock.now_ns()
-        copy()
-        if cache.device.type == "cuda":
-            torch.cuda.synchronize(cache.device)
-        times.append(clock.now_ns() - began_ns)
-    return float(sorted(times)[len(times) // 2])
+    cache, native = runner.attention.kv_cache, None
+    if cache.device.type == "cpu":
+        native = load_native()
+    link = measure_link(cache, native, clock)
+    return {"kv_bytes_per_token": cache.shape.bytes_per_token, **link.as_facts()}
 
 
 def make(config: Any, progress: Callable[[str, float], None]) -> RecordingExecutor:

@@ -115,6 +115,8 @@ class Engine:
             max_batch_requests=capacity.max_batch_requests,
             pid=pid,
             load_s=load_s,
+            num_host_blocks=capacity.num_host_blocks,
+            host_kv_format=self.config.host_kv_format if capacity.num_host_blocks else "",
         )
 
 
@@ -124,7 +126,8 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
     Raises ModelLoadError, one line, for whatever an operator can put right.
     """
     try:
-        model = LatencyModel(load_profile(config.latency_profile))
+        profile = load_profile(config.latency_profile)
+        model = LatencyModel(profile.with_host_format(config.host_kv_format))
         policy = make_policy(config.policy, config.policy_options, model)
         bounds = CoreConfig(config.max_waiting_requests, config.max_waiting_prompt_tokens)
     except ValueError as error:
@@ -169,6 +172,10 @@ def _load_model(config: EngineConfig, progress: ProgressReport) -> DescribedExec
         max_batch_requests=config.max_batch_requests,
         block_size=config.block_size,
         kv_cache_bytes=config.kv_cache_bytes,
+        host_kv_bytes=config.host_kv_bytes,
+        host_kv_format=config.host_kv_format,
+        host_kv_group=config.host_kv_group,
+        host_kv_checksums=config.host_kv_checksums,
         runner=config.runner,
         progress=progress,
     )

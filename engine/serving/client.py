@@ -31,6 +31,8 @@ class EngineInfo:
     max_batch_requests: int
     pid: int
     load_s: float
+    num_host_blocks: int = 0  # room for parked contexts
+    host_kv_format: str = ""  # "raw" or "int8"; empty where none can be parked
 
 
 FinishListener = Callable[[RequestStats], None]

@@ -33,6 +33,10 @@ class EngineConfig:
     max_batch_requests: int | None = None
     block_size: int = 16
     kv_cache_bytes: int | None = None
+    host_kv_bytes: int | None = None  # for parked contexts; 0: parked requests are recomputed
+    host_kv_format: str = "raw"  # or "int8": half the bytes, near the original
+    host_kv_group: int | None = None  # int8: tokens that share their keys' scales; None: a block's
+    host_kv_checksums: bool = False  # every copy is verified; for hunting a fault: it costs time
     prefix_caching: bool = True
     max_waiting_requests: int = 1024
     max_waiting_prompt_tokens: int = 4_000_000

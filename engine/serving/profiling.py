@@ -148,6 +148,8 @@ async def measure(
             executor_options=(*config.executor_options, ("record", str(path))),
             policy="fcfs",
             policy_options=(),
+            host_kv_bytes=0,  # the recorder carries contexts itself, in both formats
+            host_kv_format="raw",
         )
         engine = EngineProcess(recorded, on_progress=progress)
         await engine.start()

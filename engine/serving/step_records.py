@@ -5,6 +5,7 @@ It knows lines and times, starts nothing and reads no file.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,13 @@ MOST_OUT = 2.0
 MOST_OUT_IN_SERVICE = 4.0
 KNEES = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384)
 TILES = (0, 64, 128, 256)
+LINK_PRICES = (
+    "link_ns",
+    "link_out_ns_per_token",
+    "link_in_ns_per_token",
+    "int8_out_ns_per_token",
+    "int8_in_ns_per_token",
+)
 HOST_SHARE = 2  # host blocks for each of the device, in simulations
 
 
@@ -171,12 +179,13 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
     """Return the profile of what was measured; its `fit` says on which machine, and how well."""
     info = measured.info
     device_tokens = info.num_blocks * info.block_size
+    link: dict[str, Any] = {name: round_to_digits(measured.facts[name]) for name in LINK_PRICES}
     rest = LatencyProfile(
         name,
         base_ns=1.0,
-        link_out_ns_per_token=round_to_digits(measured.facts["link_out_ns_per_token"]),
-        link_in_ns_per_token=round_to_digits(measured.facts["link_in_ns_per_token"]),
+        **link,
         kv_bytes_per_token=int(measured.facts["kv_bytes_per_token"]),
+        int8_kv_bytes_per_token=math.ceil(measured.facts["int8_kv_bytes_per_token"]),
         num_kv_tokens=device_tokens,
         num_host_kv_tokens=HOST_SHARE * device_tokens,
         block_size=info.block_size,
@@ -198,6 +207,9 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "steps": measured.num_steps,
         "rounds": round(measured.rounds, 1),
         "error": {regime: error.as_dict() for regime, error in errors.items()},
+        "link_error": {
+            name: round(value, 3) for name, value in measured.facts.items() if "error" in name
+        },
         "loop_share": round(measured.loop_share, 3),
         "busy_neighbour_cores": (
             None if measured.neighbours is None else round(measured.neighbours, 2)
@@ -205,8 +217,8 @@ def make_profile(measured: Measured, name: str, machine: str) -> LatencyProfile:
         "assumed": [
             "the machine is as busy as when it was measured, with one reader for all streams",
             "tokens are drawn at temperature 1 without filters",
-            f"host pool {HOST_SHARE} x the device's; the link is a gather and a copy of whole"
-            " blocks in one process (on a CPU: memory to memory)",
+            f"host pool {HOST_SHARE} x the device's; copies are those of service, one at a time"
+            " while nothing computes (on a CPU: memory to memory)",
         ],
     }
     return replace(found, fit=fit)

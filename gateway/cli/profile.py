@@ -139,8 +139,11 @@ def show(found: LatencyProfile) -> None:
         (found.decode_kv_ns, "a cached token that a decode reads"),
         (found.pair_ns, "a query-key pair of a prompt"),
         (found.prompt_kv_ns, "a cached token before a prompt chunk"),
-        (found.link_out_ns_per_token, "a token on its way to the host"),
-        (found.link_in_ns_per_token, "a token on its way back"),
+        (found.link_ns, "a context on its way to the host, or back"),
+        (found.link_out_ns_per_token, "a token of it on its way there"),
+        (found.link_in_ns_per_token, "a token of it on its way back"),
+        (found.int8_out_ns_per_token, "a token on its way there as int8"),
+        (found.int8_in_ns_per_token, "a token on its way back from int8"),
     ]
     print()
     print_table(

@@ -55,7 +55,7 @@ def serve(settings: Settings) -> int:
 
 def engine_config(settings: Settings) -> EngineConfig:
     """Return what the engine's process is told."""
-    memory = settings.kv_cache_gib
+    memory, parked = settings.kv_cache_gib, settings.host_kv_gib
     folder = Path(settings.model).expanduser()
     return EngineConfig(
         model=settings.model,
@@ -70,6 +70,9 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_model_len=settings.max_model_len,
         max_batch_requests=settings.max_running,
         kv_cache_bytes=None if memory is None else int(memory * GIB),
+        host_kv_bytes=None if parked is None else int(parked * GIB),
+        host_kv_format=settings.host_kv_format,
+        host_kv_group=settings.host_kv_group,
         # The door's own bounds come first; these only catch what they should have caught.
         max_waiting_requests=settings.max_queue + settings.max_running,
         max_waiting_prompt_tokens=2 * settings.max_queue_prompt_tokens,

@@ -30,6 +30,15 @@ MaxModelLen = Annotated[
 KvCacheGib = Annotated[
     Text, flag("kv-cache-gib", "Memory of the KV cache; default: measured.", "GIB")
 ]
+HostKvGib = Annotated[
+    Text, flag("host-kv-gib", "Host memory of parked requests; 0: none; default: a share.", "GIB")
+]
+HostKvFormat = Annotated[
+    Text, flag("host-kv-format", "raw or int8 (half as large); default raw.", "FORMAT")
+]
+HostKvGroup = Annotated[
+    Text, flag("host-kv-group", "int8: tokens per key scale; divides 16; default 16.", "N")
+]
 MaxQueue = Annotated[Text, flag("max-queue", "Most requests that may wait; default 512.", "N")]
 DrainTimeout = Annotated[
     Text, flag("drain-timeout-s", "How long answers may go on after SIGTERM; default 30.", "S")
@@ -56,6 +65,9 @@ def serve(
     max_batch_tokens: MaxBatchTokens = None,
     max_model_len: MaxModelLen = None,
     kv_cache_gib: KvCacheGib = None,
+    host_kv_gib: HostKvGib = None,
+    host_kv_format: HostKvFormat = None,
+    host_kv_group: HostKvGroup = None,
     max_queue: MaxQueue = None,
     drain_timeout_s: DrainTimeout = None,
     log_level: LogLevel = None,
@@ -87,6 +99,9 @@ def serve(
         max_batch_tokens=max_batch_tokens,
         max_model_len=max_model_len,
         kv_cache_gib=kv_cache_gib,
+        host_kv_gib=host_kv_gib,
+        host_kv_format=host_kv_format,
+        host_kv_group=host_kv_group,
         max_queue=max_queue,
         drain_timeout_s=drain_timeout_s,
         log_level=log_level,

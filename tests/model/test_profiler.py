@@ -21,12 +21,12 @@ from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import LatencyProfile
 from engine.core.request import SamplingParams
 from engine.model.hf_model import HFModel
+from engine.model.link_prices import fit_link
 from engine.model.model_runner import ModelRunner
 from engine.model.profiler import (
     RecordingExecutor,
     device_facts,
     held,
-    link_ns_per_token,
     make,
 )
 
@@ -121,16 +121,37 @@ def test_recording_does_not_change_the_answers(runner: ModelRunner) -> None:
 
 
 def test_the_link_is_measured_without_harm_to_the_cache(runner: ModelRunner) -> None:
+    """Both formats have prices above zero, INT8 its bytes, and the cache what it held."""
     cache = runner.attention.kv_cache
     cache.data.copy_(torch.rand(cache.data.shape))
     before = cache.data.clone()
-    out_ns, in_ns = link_ns_per_token(cache, MonotonicClock())
+    facts = device_facts(runner, MonotonicClock())
     assert torch.equal(cache.data, before)
-    assert out_ns > 0
-    assert in_ns > 0
-    assert device_facts(runner, MonotonicClock())["kv_bytes_per_token"] == (
-        cache.shape.bytes_per_token
-    )
+    assert facts["kv_bytes_per_token"] == cache.shape.bytes_per_token
+    assert 1.9 * facts["int8_kv_bytes_per_token"] < facts["kv_bytes_per_token"]
+    for way in ("link_out", "link_in", "int8_out", "int8_in"):
+        assert facts[f"{way}_ns_per_token"] > 0
+    assert facts["raw out: mean error"] <= facts["raw out: largest error"]
+
+
+def test_prices_of_copies_are_found_again() -> None:
+    """Times that lie on straight lines with one price per copy give back those very lines."""
+    slopes = {"raw out": 30.0, "raw in": 50.0, "int8 out": 90.0, "int8 in": 70.0}
+    series = {
+        way: [(tokens, 4000.0 + slope * tokens) for tokens in (16, 64, 256, 1024)]
+        for way, slope in slopes.items()
+    }
+    found = fit_link(series, {"raw": 64.0, "int8": 33.0})
+    assert found.copy_ns == pytest.approx(4000.0)
+    assert found.out_ns_per_token == pytest.approx({"raw": 30.0, "int8": 90.0})
+    assert found.in_ns_per_token == pytest.approx({"raw": 50.0, "int8": 70.0})
+    assert max(largest for _, largest in found.errors.values()) < 1e-9
+
+
+def test_a_cache_of_one_length_of_context_has_no_price_per_copy() -> None:
+    series = {f"{name} {way}": [(16, 800.0)] for name in ("raw", "int8") for way in ("out", "in")}
+    found = fit_link(series, {"raw": 2.0, "int8": 1.0})
+    assert (found.copy_ns, found.in_ns_per_token["raw"]) == (0.0, 50.0)
 
 
 def test_a_config_makes_a_recorder_of_the_engines_own_runner(

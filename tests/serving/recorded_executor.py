@@ -10,7 +10,16 @@ from engine.model.profiler import RecordingExecutor
 from engine.serving.build import ProgressReport
 from engine.serving.config import EngineConfig
 
-FACTS = {"kv_bytes_per_token": 64, "link_out_ns_per_token": 3.0, "link_in_ns_per_token": 2.0}
+FACTS = {
+    "kv_bytes_per_token": 64,
+    "int8_kv_bytes_per_token": 33.5,
+    "link_ns": 500.0,
+    "link_out_ns_per_token": 3.0,
+    "link_in_ns_per_token": 2.0,
+    "int8_out_ns_per_token": 9.0,
+    "int8_in_ns_per_token": 5.0,
+    "raw out: mean error": 0.01,
+}
 
 
 def make(config: EngineConfig, progress: ProgressReport) -> RecordingExecutor:

@@ -219,8 +219,13 @@ def test_the_profile_says_what_was_measured_and_how_well_it_holds() -> None:
     )
     facts = {
         "kv_bytes_per_token": 96,
+        "int8_kv_bytes_per_token": 50.5,
+        "link_ns": 4000.0,
         "link_out_ns_per_token": 12.3456,
         "link_in_ns_per_token": 9.0,
+        "int8_out_ns_per_token": 40.0,
+        "int8_in_ns_per_token": 20.0,
+        "raw out: mean error": 0.0123,
     }
     made = make_profile(
         Measured(INFO, observations, facts, 0.05, 400, 3.0, 0.123), "mine", "two cores"
@@ -228,7 +233,10 @@ def test_the_profile_says_what_was_measured_and_how_well_it_holds() -> None:
     assert (made.name, made.num_kv_tokens, made.max_batch_requests) == ("mine", 131_072, 64)
     assert made.base_ns == pytest.approx(1e6, rel=0.01)
     assert made.token_ns == pytest.approx(2e4, rel=0.01)
-    assert made.link_out_ns_per_token == 12.35
+    assert (made.link_ns, made.link_out_ns_per_token) == (4000.0, 12.35)
+    assert (made.int8_kv_bytes_per_token, made.int8_out_ns_per_token) == (51, 40.0)
+    assert made.with_host_format("int8").link_in_ns_per_token == 20.0
+    assert made.fit["link_error"] == {"raw out: mean error": 0.012}
     assert set(made.fit["error"]) == {"decode", "prefill", "mixed"}
     assert all(error["max"] < 0.01 for error in made.fit["error"].values())
     assert "two cores" in made.fit["source"]
