@@ -216,6 +216,8 @@ class EngineCore:
             lost_copies_total=copies.lost_total,
             bank_ms=bank.total_ms,
             least_bank_ms=bank.least_ms,
+            parked_by_tier=tuple(sorted(queues.parked_by_tier.items())),
+            latency_factor=None if scheduler.model is None else scheduler.model.factor,
         )
 
     def check_integrity(self) -> None:

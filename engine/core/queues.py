@@ -20,6 +20,7 @@ class Queues:
     __slots__ = (
         "decoding",
         "parked",
+        "parked_by_tier",
         "parked_tokens",
         "prefilling",
         "running_by_tier",
@@ -37,6 +38,7 @@ class Queues:
         self.waiting_tokens_by_tier: Counter[str] = Counter()  # of their prompts
         self.waiting_by_tier: Counter[str] = Counter()
         self.running_by_tier: Counter[str] = Counter()
+        self.parked_by_tier: Counter[str] = Counter()
 
     @property
     def num_running(self) -> int:
@@ -85,6 +87,7 @@ class Queues:
         request.move_to(Status.PARKED, now_ns)
         self.parked[request.id] = request
         self.parked_tokens += request.num_computed
+        _count(self.parked_by_tier, request, 1)
 
     def resume(self, request: Request, now_ns: int) -> None:
         """Parked to running."""
@@ -107,6 +110,7 @@ class Queues:
         """Take a started request out of its place."""
         if self.parked.pop(request.id, None) is not None:
             self.parked_tokens -= request.num_computed
+            _count(self.parked_by_tier, request, -1)
             return
         place = self.prefilling if request.id in self.prefilling else self.decoding
         del place[request.id]
@@ -125,6 +129,7 @@ class Queues:
             assert request.status is Status.RUNNING
             assert request.is_decoding or request.id in self.prefilling
         assert all(r.status is Status.PARKED and r.num_computed for r in self.parked.values())
+        assert self.parked_by_tier == Counter(r.order.tier for r in self.parked.values())
         assert self.parked_tokens == sum(r.num_computed for r in self.parked.values())
         self.waiting.check_integrity()
         waiting = Counter(r.order.tier for r in self.waiting)

@@ -84,6 +84,7 @@ class Snapshot:
     `parked` are on the host or on their way there or back; `leaving` and `returning` of them are on
     the way. `bank_ms` is by how much the tokens of running and parked streams are early, summed up,
     `least_bank_ms` the least of them (negative: late), None without any; at most 250 ms old.
+    `latency_factor` is by what the latency model has learnt to correct its profile.
     """
 
     step: int
@@ -116,6 +117,8 @@ class Snapshot:
     lost_copies_total: int = 0
     bank_ms: float = 0.0
     least_bank_ms: float | None = None
+    parked_by_tier: tuple[tuple[str, int], ...] = ()
+    latency_factor: float | None = None
 
     @property
     def copied_tokens_total(self) -> int:
