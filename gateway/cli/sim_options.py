@@ -92,6 +92,9 @@ KvTokens = Annotated[
 HostTokens = Annotated[
     int | None, sim_flag("host-tokens", "KV cache of the host; default: the profile's.", "N")
 ]
+HostFormat = Annotated[
+    str, sim_flag("host-format", "How the host keeps contexts: raw or int8; default raw.", "F")
+]
 MaxModelLen = Annotated[
     int | None, sim_flag("context", "Longest prompt plus answer; default: the profile's.", "N")
 ]

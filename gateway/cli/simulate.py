@@ -21,6 +21,9 @@ FAULTS = {
     "slow-factor": "slow_factor",
     "error": "error_share",
     "row": "failed_row_share",
+    "late-copy": "late_copy_share",
+    "late-copy-factor": "late_copy_factor",
+    "lost-copy": "lost_copy_share",
     "host-blocks": "num_host_blocks",
 }
 
@@ -49,6 +52,7 @@ def simulate(
     max_answer_tokens: opt.MaxAnswerTokens = None,
     kv_tokens: opt.KvTokens = None,
     host_tokens: opt.HostTokens = None,
+    host_format: opt.HostFormat = "raw",
     context: opt.MaxModelLen = None,
     horizon_s: opt.HorizonS = None,
     fault: Annotated[
@@ -99,6 +103,7 @@ def simulate(
             lengths=opt.read_lengths(scale, max_prompt_tokens, max_answer_tokens),
             num_kv_tokens=kv_tokens,
             num_host_kv_tokens=host_tokens,
+            host_format=host_format,
             max_model_len=context,
             horizon_s=horizon_s,
             faults=_faults(fault or []),

@@ -217,3 +217,45 @@ def test_capacity_counts_whole_blocks() -> None:
     profile = LatencyProfile("odd", base_ns=1.0, num_kv_tokens=100, num_host_kv_tokens=50)
     capacity = dataclasses.replace(profile, block_size=16).capacity()
     assert (capacity.num_blocks, capacity.num_host_blocks) == (6, 3)
+
+
+INT8 = LatencyProfile(
+    "both",
+    base_ns=1.0,
+    link_out_ns_per_token=20.0,
+    link_in_ns_per_token=10.0,
+    int8_out_ns_per_token=16.0,
+    int8_in_ns_per_token=7.0,
+    kv_bytes_per_token=1000,
+    int8_kv_bytes_per_token=520,
+    num_host_kv_tokens=5200,
+)
+
+
+def test_a_host_format_changes_rates_and_room_and_nothing_else() -> None:
+    """As many bytes hold more tokens, and who reads prices need not know why."""
+    made = INT8.with_host_format("int8")
+    assert (made.link_out_ns_per_token, made.link_in_ns_per_token) == (16.0, 7.0)
+    assert made.num_host_kv_tokens == 10_000
+    changed = {"link_out_ns_per_token", "link_in_ns_per_token", "num_host_kv_tokens"}
+    for spec in dataclasses.fields(INT8):
+        assert spec.name in changed or getattr(made, spec.name) == getattr(INT8, spec.name)
+    assert LatencyModel(made).park_ns(100) == 2300.0
+    assert INT8.with_host_format("raw") is INT8
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kv_bytes_per_token",
+        "int8_kv_bytes_per_token",
+        "int8_out_ns_per_token",
+        "int8_in_ns_per_token",
+    ],
+)
+def test_a_format_that_was_not_measured_is_refused_by_name(name: str) -> None:
+    """Rates are not made up; and of another format nothing is known."""
+    with pytest.raises(ProfileError, match=f"{name}: not measured"):
+        dataclasses.replace(INT8, **{name: 0}).with_host_format("int8")
+    with pytest.raises(ProfileError, match="unknown host format 'int4'"):
+        INT8.with_host_format("int4")

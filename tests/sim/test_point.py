@@ -13,7 +13,7 @@ from sim_world import SHAREGPT, TIGHT, short_rows, write_profile
 
 from engine.core.policies import POLICIES
 from engine.sim.faults import Faults
-from engine.sim.point import PointSpec, run_point
+from engine.sim.point import PointSpec, Scene, run_point
 from engine.sim.summary import quantiles
 from engine.sim.trace import TraceRow, load_trace
 
@@ -147,3 +147,29 @@ def test_sarathi_meets_the_light_load_of_the_notes() -> None:
     assert point["tiers"]["premium"]["attainment"] > 0.9
     assert point["tiers"]["free"]["attainment"] > 0.99
     assert point["refused"] == point["unfinished"] == 0
+
+
+def test_a_host_of_another_format_holds_more_and_is_not_exact(tmp_path: Path) -> None:
+    """Link, room and exactness follow the format; all laws hold."""
+    profile = dataclasses.replace(
+        TIGHT,
+        name="int8",
+        int8_out_ns_per_token=1e4,
+        int8_in_ns_per_token=5e3,
+        int8_kv_bytes_per_token=50,
+    )
+    path = write_profile(tmp_path, profile)
+    raw, int8 = (
+        Scene(spec(tmp_path, profile=path, host_format=one), ROWS) for one in ("raw", "int8")
+    )
+    assert int8.capacity.num_host_blocks == 2 * raw.capacity.num_host_blocks
+    assert (raw.capacity.host_is_exact, int8.capacity.host_is_exact) == (True, False)
+    assert int8.executor().capacity == int8.capacity
+    made = run_point(
+        spec(
+            tmp_path, policy="alise", profile=path, host_format="int8", rate=50.0, check_laws=True
+        ),
+        ROWS,
+    ).point
+    assert made["parks"] > 0
+    assert made["unfinished"] == 0

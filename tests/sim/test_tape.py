@@ -35,7 +35,14 @@ from engine.sim.faults import Faults
 from engine.sim.point import PointSpec, Scene, run_point
 
 ROWS = (*short_rows(40), dataclasses.replace(short_rows(1)[0], num_prompt_tokens=500))
-FAULTS = Faults(abort_share=0.2, error_share=0.01, slow_share=0.05, slow_factor=5)
+FAULTS = Faults(
+    abort_share=0.2,
+    error_share=0.01,
+    slow_share=0.05,
+    slow_factor=5,
+    late_copy_share=0.3,
+    lost_copy_share=0.1,
+)
 
 
 def record(folder: Path, policy: str, **changes: Any) -> tuple[PointSpec, list[TapeEvent]]:
@@ -135,11 +142,19 @@ def test_every_field_survives_the_file(tmp_path: Path) -> None:
     token = SampledToken("a", 7, -0.25, (TopLogprob(7, -0.25), TopLogprob(8, -3.0)))
     tape: list[TapeEvent] = [
         Submitted(5, RequestOrder("a", (1, 2, 3), sampling, 4, "someone", "gold", "salt", 2.0)),
-        StepFinished(6, StepResult(1, (token,), 10, ("b",))),
+        StepFinished(6, StepResult(1, (token,), 10, ("b",), (4, 3), (5,))),
         Aborted(7, "a", FinishReason.EXPIRED),
     ]
     save_tape(tmp_path / "tape.jsonl", tape)
     assert list(load_tape(tmp_path / "tape.jsonl")) == tape
+
+
+def test_a_tape_from_before_copies_were_told_still_loads(tmp_path: Path) -> None:
+    """Fields that it does not have are empty."""
+    path = tmp_path / "old.jsonl"
+    result = '{"step":1,"tokens":[],"elapsed_ns":10,"failed":[]}'
+    path.write_text('{"event":"StepFinished","now_ns":6,"result":' + result + "}\n")
+    assert list(load_tape(path)) == [StepFinished(6, StepResult(1, (), 10))]
 
 
 @pytest.mark.parametrize("line", ["", "{}", '{"event":"Dance"}', '{"event":"Drained","x":1}', "3"])
@@ -171,6 +186,8 @@ def test_a_digest_stands_for_every_field() -> None:
         dataclasses.replace(batch, returns=()),
         dataclasses.replace(batch, parks=batch.returns, returns=batch.parks),
         dataclasses.replace(batch, parks=(Copy("b", (1,), (3,)),)),
+        dataclasses.replace(batch, parks=(Copy("b", (1,), (2,), 7),)),
+        dataclasses.replace(batch, parks=(Copy("b", (1,), (2,), 0, 7),)),
         dataclasses.replace(batch, chunks=(a, a)),
     ]
     digests = {batch_digest(b) for b in (batch, *others)}

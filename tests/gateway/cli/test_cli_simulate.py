@@ -124,6 +124,8 @@ REFUSALS = [
     (("--rate", "1", "--option", "nope=1"), "policy 'sarathi' has no option nope"),
     (("--rate", "1", "--option", "token_budget"), "must be key=value"),
     (("--rate", "1", "--profile", "nope"), "unknown profile 'nope'; known: "),
+    (("--rate", "1", "--host-format", "int4"), "unknown host format 'int4'; known: raw, int8"),
+    (("--rate", "1", "--fault", "late-copy=2"), "the shares of faults must be from 0 to 1"),
     (("--rate", "1", "--predictor", "magic"), "predictor 'magic'"),
     (("--rate", "1", "--sigma", "-1"), "--sigma: must be from 0 to 10"),
     (("--rate", "1", "--sigma", "1", "--predictor", "oracle"), "give one"),
