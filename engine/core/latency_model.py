@@ -66,6 +66,10 @@ class LatencyModel:
         out_ns = self.copy_ns(num_tokens, is_return=False)
         return out_ns + self.copy_ns(num_tokens, is_return=True)
 
+    def return_ns(self, num_tokens: int) -> float:
+        """Return the link's time to carry a context of that many tokens back to the device."""
+        return self.factor * (self.profile.link_ns + self.profile.link_in_ns_per_token * num_tokens)
+
     def learn(self, predicted_ns: float, elapsed_ns: float) -> None:
         """A step was predicted and measured: move the factor a little towards the truth.
 

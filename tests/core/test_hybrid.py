@@ -260,8 +260,19 @@ def test_without_the_time_budget_steps_count_tokens() -> None:
     assert (limits.max_tokens, limits.max_step_ns) == (512, NO_LIMIT)
 
 
-def test_the_link_is_given_a_share_of_the_step() -> None:
-    """What is carried must be over when the step is: 0.8 of 200 ms at 1 ms a token."""
+def test_the_link_s_queue_is_two_shares_of_a_step() -> None:
+    """What is under way may be carried in 0.8 of two steps of 200 ms: at 1 ms a token, 320."""
     profile = dataclasses.replace(ROUND, link_out_ns_per_token=MS, link_in_ns_per_token=MS / 2)
     policy = Hybrid(LatencyModel(profile), HybridOptions(step_share=1.0))
-    assert policy.limits(view()).max_copy_tokens == 160
+    assert policy.limits(view()).max_copy_tokens == 320
+
+
+def test_a_way_back_begins_as_much_sooner_as_it_takes() -> None:
+    """Due in 600 ms, a step of 200 ms: carried at once where the way takes 400 ms, not 390."""
+    request = decoding("f", 40, slo=FREE)
+    for ns_per_token, is_time in ((400 * MS // 40, True), (390 * MS // 40, False)):
+        profile = dataclasses.replace(ROUND, link_in_ns_per_token=ns_per_token)
+        policy = Hybrid(LatencyModel(profile), HybridOptions(step_share=1.0))
+        policy.limits(view())
+        policy._back_at_ns[request.id] = 600 * MS
+        assert policy._must_return(request, 0) is is_time

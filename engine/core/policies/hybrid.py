@@ -47,6 +47,7 @@ UNKNOWN_LENGTH = 256.0
 MOST_JOBS = 64
 LEAST_JOBS = 32  # of a class
 MOST_BACK = 4
+LINK_STEPS = 2.0  # how many steps' worth of copies may queue on the link
 
 
 class Hybrid(SchedulingPolicy):
@@ -74,8 +75,6 @@ class Hybrid(SchedulingPolicy):
         self._pace = 1.0
         self._first_open_rank = NO_LIMIT
         self._wanted_blocks = 0
-        self._tightest_ns = NO_LIMIT  # the shortest gap between tokens promised to anyone so far
-        self._most_parked = NO_LIMIT  # tokens of one context that a step can carry
 
     @property
     def swaps(self) -> bool:
@@ -98,14 +97,11 @@ class Hybrid(SchedulingPolicy):
         link_ns = max(
             self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
         )
-        # Whoever leaves must fit beside a step of the tightest class that was ever asked for: what
-        # it takes to come back, then, is not known.
-        beside_ns = min(float(self._step_ns), self._tightest_ns * options.step_share)
-        copies = int(beside_ns * options.link_share / link_ns) if link_ns else NO_LIMIT
-        self._most_parked = copies
+        queue_ns = LINK_STEPS * self._step_ns * options.link_share
+        copies = int(queue_ns / link_ns) if link_ns else NO_LIMIT
         if not options.time_budget:
-            return StepLimits(max_tokens=512, max_copy_tokens=copies, may_park_more=False)
-        return StepLimits(max_step_ns=self._step_ns, max_copy_tokens=copies, may_park_more=False)
+            return StepLimits(max_tokens=512, max_copy_tokens=copies)
+        return StepLimits(max_step_ns=self._step_ns, max_copy_tokens=copies)
 
     def _budget_ns(self, view: View) -> int:
         """A share of the tightest promise among the decodes, and never less than two bare steps.
@@ -191,8 +187,6 @@ class Hybrid(SchedulingPolicy):
         if request.first_token_ns is not None:  # it lost its context on the way
             return (rank, 0, due_ns(request), arrival_ns, request.id)
         if not request.note:
-            if order.slo.tbt_mode is TbtMode.GAP:
-                self._tightest_ns = min(self._tightest_ns, order.slo.tbt_ns)
             self._prompts.enter(request, self._decode_cost_ns(request))
         due, stage = request.note
         if request is self._turn:
@@ -313,8 +307,7 @@ class Hybrid(SchedulingPolicy):
         if is_calm and view.device_use < self._options.back_use:
             back = parked[:MOST_BACK]
         else:
-            soon_ns = view.now_ns + self._step_ns
-            back = [r for r in parked[:MOST_BACK] if self._back_at_ns.get(r.id, 0) <= soon_ns]
+            back = [r for r in parked[:MOST_BACK] if self._must_return(r, view.now_ns)]
         size = view.capacity.block_size
         wanted = self._wanted_blocks + sum(r.num_tokens // size + 2 for r in back)
         wanted -= view.free_blocks + view.coming_blocks - self._spare_blocks(1, view)
@@ -324,14 +317,17 @@ class Hybrid(SchedulingPolicy):
             else Traffic(back=back)
         )
 
+    def _must_return(self, request: Request, now_ns: int) -> bool:
+        """True where it would be late if its way back began a step later than now."""
+        way_ns = self._model.return_ns(request.num_computed)
+        return self._back_at_ns.get(request.id, 0) <= now_ns + self._step_ns + way_ns
+
     def _to_park(self, wanted: int, view: View) -> list[Request]:
         """Choose who leaves: the longest to go of those that may be away for long enough."""
         away = []
         for request in view.decoding:
             if request.order.slo.rank == 0 and request.order.slo.tbt_mode is TbtMode.GAP:
                 continue  # the first class is not paused on the strength of what it may miss
-            if request.num_computed > self._most_parked:
-                continue
             absence = absence_ns(request, view.now_ns, self._pause_ns)
             if absence >= self._least_pause_ns:
                 away.append((self._remaining(request), request.id, request, absence))
