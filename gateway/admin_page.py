@@ -48,19 +48,44 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 <tr><th>Restarts</th><td>{{ state.restarts }}</td></tr>
 </table>
 {% else %}<p>The engine has not been ready yet.</p>{% endif %}
-{% if state.snapshot %}
+{% set now = state.engine %}
+{% if now %}
 <table>
-<tr><th class="number">Waiting</th><th class="number">Running</th>
-<th class="number">KV blocks used</th><th class="number">Preemptions</th>
+<tr><th class="number">Waiting</th><th class="number">Running</th><th class="number">Parked</th>
+<th class="number">KV blocks used</th><th class="number">Host blocks used</th>
+<th class="number">Preemptions</th>
 <th class="number">Prompt tokens</th><th class="number">Output tokens</th></tr>
-<tr><td class="number">{{ state.snapshot.waiting }}</td>
-<td class="number">{{ state.snapshot.running }}</td>
-<td class="number">{{ state.snapshot.num_blocks - state.snapshot.free_blocks }}
- of {{ state.snapshot.num_blocks }}</td>
-<td class="number">{{ state.snapshot.preemptions_total }}</td>
+<tr><td class="number">{{ now.waiting.requests }}</td>
+<td class="number">{{ now.running.requests }}</td>
+<td class="number">{{ now.parked.requests }}</td>
+<td class="number">{{ now.memory.held }} of {{ now.memory.blocks }}</td>
+<td class="number">{{ now.memory.host_held }} of {{ now.memory.host_blocks }}</td>
+<td class="number">{{ now.preemptions_total }}</td>
 <td class="number">{{ state.snapshot.prompt_tokens_total }}</td>
 <td class="number">{{ state.snapshot.output_tokens_total }}</td></tr>
 </table>
+<p>Copies under way: {{ now.swap.leaving }} to the host, {{ now.swap.returning }} back;
+{{ now.swap.tokens_out_total }} tokens carried out and {{ now.swap.tokens_in_total }} in so far,
+<span class="{{ 'bad' if now.swap.lost_copies_total else '' }}">{{ now.swap.lost_copies_total }}
+copies lost</span>. Streams are ahead by {{ "%.0f" | format(now.bank.ms) }} ms in all
+{%- if now.bank.least_ms is not none %}, the least of them by
+{{ "%.0f" | format(now.bank.least_ms) }} ms{% endif %}.
+{% if now.recompute_share is not none %}Computed again:
+{{ "%.1f" | format(now.recompute_share * 100) }} % of all tokens.{% endif %}
+{% if now.prefix_hit_share is not none %}From the prefix cache:
+{{ "%.1f" | format(now.prefix_hit_share * 100) }} % of prompt tokens.{% endif %}</p>
+{% if now.recent %}
+<p>In the last {{ "%.0f" | format(now.recent.seconds) }} seconds, a second:
+{{ "%.1f" | format(now.recent.output_tokens_per_s) }} tokens generated,
+{{ "%.1f" | format(now.recent.computed_tokens_per_s) }} computed,
+{{ "%.1f" | format(now.recent.tokens_out_per_s) }} carried out and
+{{ "%.1f" | format(now.recent.tokens_in_per_s) }} in,
+{{ "%.1f" | format(now.recent.steps.per_s) }} steps
+{%- if now.recent.steps.mean_ms is not none %} of
+{{ "%.2f" | format(now.recent.steps.mean_ms) }} ms{% endif %}.
+{% if now.latency.factor is not none %}Latency profile {{ now.latency.profile }},
+corrected by {{ "%.2f" | format(now.latency.factor) }}.{% endif %}</p>
+{% endif %}
 {% endif %}
 
 <h2>Door</h2>

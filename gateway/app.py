@@ -25,6 +25,7 @@ from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.background import Background
 from gateway.edge import REQUEST_ID, Edge
+from gateway.engine_watch import EngineWatch
 from gateway.errors import ApiError, Problem
 from gateway.gauges import observe
 from gateway.ledger import Ledger
@@ -104,6 +105,8 @@ def build_services(
     )
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
+    watch = EngineWatch()
+    engine.add_step_listener(watch.on_step)
     services = Services(
         settings=settings,
         clock=clock,
@@ -125,6 +128,7 @@ def build_services(
         meter=meter,
         telemetry=telemetry,
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
+        watch=watch,
         background=Background(),
         admin_token=admin_token,
     )
@@ -169,6 +173,7 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
     async def sweep() -> None:
         services.live.sweep(utc_now())
         services.host.look()
+        services.watch.look(services.host.engine.snapshot, services.clock.now_ns())
 
     return sweep
 

@@ -18,6 +18,7 @@ from gateway.answer import engine_unavailable
 from gateway.auth import Authenticator
 from gateway.background import Background
 from gateway.encoding import Encoder
+from gateway.engine_watch import EngineWatch
 from gateway.ledger import Ledger
 from gateway.live import LiveAnswers
 from gateway.metering import Meter
@@ -118,5 +119,6 @@ class Services:
     meter: Meter
     telemetry: Telemetry
     live: LiveAnswers
+    watch: EngineWatch
     background: Background
     admin_token: str | None

@@ -117,6 +117,8 @@ class Engine:
             load_s=load_s,
             num_host_blocks=capacity.num_host_blocks,
             host_kv_format=self.config.host_kv_format if capacity.num_host_blocks else "",
+            policy_options=self.config.policy_options,
+            latency_profile=self.config.latency_profile,
         )
 
 

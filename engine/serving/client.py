@@ -33,6 +33,8 @@ class EngineInfo:
     load_s: float
     num_host_blocks: int = 0  # room for parked contexts
     host_kv_format: str = ""  # "raw" or "int8"; empty where none can be parked
+    policy_options: tuple[tuple[str, float], ...] = ()  # those that were given
+    latency_profile: str = ""  # a name or a file
 
 
 FinishListener = Callable[[RequestStats], None]

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from engine.core.clock import NS_PER_MS
 from gateway.admin_page import render_page
+from gateway.engine_view import engine_fields
 from gateway.errors import ApiError, Problem
 from gateway.principal import service_tier_name
 from gateway.routes.health import judge
@@ -61,7 +62,7 @@ def admin_secret(header: str) -> str:
 
 @router.get("/admin/api/engine")
 async def engine_state(request: Request) -> Response:
-    """Return what the engine said of itself, its newest snapshot, and the door's own counts."""
+    """Return the engine's present and last seconds, its newest snapshot, and the door's counts."""
     services: Services = request.app.state.services
     require_admin(request, services)
     return json_response(describe(services))
@@ -72,17 +73,22 @@ def describe(services: Services) -> dict[str, Any]:
     host, admission = services.host, services.admission
     info, snapshot = host.engine.info, host.engine.snapshot
     missing, degraded = judge(services)
-    shown = None
+    engine = shown = None
     if snapshot is not None:
+        now_ns = services.clock.now_ns()
         shown = dataclasses.asdict(snapshot)
-        shown["waiting_by_tier"] = dict(snapshot.waiting_by_tier)
-        shown["running_by_tier"] = dict(snapshot.running_by_tier)
-        shown["age_ms"] = (services.clock.now_ns() - shown.pop("at_ns")) // NS_PER_MS
+        for name in ("waiting_by_tier", "running_by_tier", "parked_by_tier"):
+            shown[name] = dict(shown[name])
+        shown["age_ms"] = (now_ns - shown.pop("at_ns")) // NS_PER_MS
+        if info is not None:
+            recent = services.watch.recent(snapshot, now_ns)
+            engine = engine_fields(info, snapshot, recent, now_ns)
     return {
         "ready": not missing,
         "missing": missing,
         "degraded": degraded,
         "restarts": host.restarts,
+        "engine": engine,
         "info": None if info is None else dataclasses.asdict(info),
         "snapshot": shown,
         "door": {

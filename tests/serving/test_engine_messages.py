@@ -89,18 +89,16 @@ events = st.builds(
     stats=st.none() | request_stats,
 )
 step_stats = st.builds(StepStats, **{f.name: counts for f in fields(StepStats)})
-tiers = st.lists(st.tuples(ids, counts), max_size=3).map(tuple)
-snapshots = st.builds(
-    Snapshot,
-    **{f.name: tiers if f.name.endswith("_by_tier") else counts for f in fields(Snapshot)},
-)
-infos = st.builds(
-    EngineInfo,
-    **{
-        f.name: {"str": ids, "int": counts, "float": numbers}[str(f.type)]
-        for f in fields(EngineInfo)
-    },
-)
+KINDS = {
+    "str": ids,
+    "int": counts,
+    "float": numbers,
+    "float | None": st.none() | numbers,
+    "tuple[tuple[str, int], ...]": st.lists(st.tuples(ids, counts), max_size=3).map(tuple),
+    "tuple[tuple[str, float], ...]": st.lists(st.tuples(ids, numbers), max_size=3).map(tuple),
+}
+snapshots = st.builds(Snapshot, **{f.name: KINDS[str(f.type)] for f in fields(Snapshot)})
+infos = st.builds(EngineInfo, **{f.name: KINDS[str(f.type)] for f in fields(EngineInfo)})
 unhurried = settings(deadline=None, max_examples=60)
 
 commands = st.one_of(
