@@ -3,6 +3,8 @@
 Keys are checked, usage is written, metrics are kept, every request is logged. The engine is the
 paced executor or a real model. Run by the benchmarks; by hand:
 python -m benchmarks.gateway_under_test --data DIR --ready FILE --step-ms 5
+A tier is changed with --tier free pace_ms=50, the engine with --engine and fields of EngineConfig
+as JSON; --ends writes the engine's last word on every request, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -27,6 +30,7 @@ from engine.serving.process import EngineProcess
 from gateway import logging as gateway_logging
 from gateway.app import create_app
 from gateway.cli.serve import prepare_process, settle_memory
+from gateway.cli.tier import parse_pairs
 from gateway.demo import ensure_demo
 from gateway.ledger import ledger
 from gateway.server import Server, listen, server_config
@@ -84,18 +88,31 @@ def gateway_process(folder: Path, *flags: str) -> Iterator[Target]:
         process.wait(60)
 
 
-async def serve(data: Path, ready: Path, config: EngineConfig) -> None:
+async def serve(
+    data: Path,
+    ready: Path,
+    config: EngineConfig,
+    tier: tuple[str, ...] = (),
+    ends: Path | None = None,
+) -> None:
     settings = Settings(data_dir=data, port=0, max_queue=MAX_QUEUE)
     stop = asyncio.Event()
     with listen("127.0.0.1", 0) as bound:
         async with ledger(settings, lambda _line: None) as opened:
             keys = await ensure_demo(opened, data)
+            if tier:
+                await opened.repository.change_tier(tier[0], parse_pairs(list(tier[1:])))
             tiers = await opened.repository.list_tiers()
             app = create_app(settings, EngineProcess(config), opened, tiers)
             server = Server(server_config(app), lambda _count: stop.set())
             server.loop = asyncio.get_running_loop()
             serving = asyncio.create_task(server.serve(sockets=[bound]))
             host = app.state.services.host
+            if ends is not None:
+                lines = ends.open("a", buffering=1)
+                host.engine.add_finish_listener(
+                    lambda stats: print(json.dumps(dataclasses.asdict(stats)), file=lines)
+                )
             await host.started.wait()
             settle_memory()
             info = host.engine.info
@@ -115,10 +132,16 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, help="pace of the executor; none: a real model")
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--engine", type=json.loads, default={}, help="fields of EngineConfig")
+    parser.add_argument("--tier", nargs="+", default=(), metavar="NAME FIELD=VALUE")
+    parser.add_argument("--ends", type=Path)
     args = parser.parse_args()
     gateway_logging.set_up("info")
     prepare_process()
-    uvloop.run(serve(args.data, args.ready, engine_config(args.model, args.step_ms, args.threads)))
+    config = engine_config(args.model, args.step_ms, args.threads)
+    args.engine["policy_options"] = tuple(map(tuple, args.engine.get("policy_options", ())))
+    config = dataclasses.replace(config, **args.engine)
+    uvloop.run(serve(args.data, args.ready, config, tuple(args.tier), args.ends))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Seen:
     reason: str = ""  # of a refusal
     retry_after_ms: int | None = None
     seconds: float = 0.0
+    id: str = ""  # the answer's, as in every chunk
 
 
 class Connection:
@@ -68,15 +69,16 @@ class Connection:
             return Seen(status, sent_ns, (), False, reason, int(hint) if hint else None, seconds)
         tokens_ns: list[int] = []
         done = False
+        answer_id = ""
         while True:
             size = int(await self._reader.readuntil(b"\r\n"), 16)
             part = (await self._reader.readexactly(size + 2))[:-2]
             if size == 0:
                 break
             now_ns = CLOCK.now_ns()
+            answer_id = answer_id or part.split(b'"id":"', 1)[1].split(b'"', 1)[0].decode()
             texts = part.count(b'"delta":{"content":')
             tokens_ns.extend([now_ns] * texts)
             done = done or part.endswith(b"data: [DONE]\n\n")
-        return Seen(
-            status, sent_ns, tuple(tokens_ns), done, seconds=(CLOCK.now_ns() - sent_ns) / 1e9
-        )
+        seconds = (CLOCK.now_ns() - sent_ns) / 1e9
+        return Seen(status, sent_ns, tuple(tokens_ns), done, seconds=seconds, id=answer_id)

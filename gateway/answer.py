@@ -94,15 +94,17 @@ class Answer:
                 choice.finish_reason = FinishReason.LENGTH.value
                 yield choice, [*choice.opening(), choice.ending()], 0
             return
-        if len(self.choices) == 1 and not self.plan.is_paced:
+        if len(self.choices) == 1:
             (choice,) = self.choices
             assert choice.stream is not None
-            while events := await choice.stream.next_events():
-                deltas, num_tokens = self._take(choice, events)
-                if deltas:
-                    yield choice, deltas, num_tokens
-                if self._has_ended(choice, events):
-                    return
+            is_paced = self.plan.is_paced
+            while new := await choice.stream.next_events():
+                for events in [[event] for event in new] if is_paced else (new,):
+                    deltas, num_tokens = self._take(choice, events)
+                    if deltas:
+                        yield choice, deltas, num_tokens
+                    if self._has_ended(choice, events):
+                        return
             return
         async with aclosing(self._interleaved()) as all_events:
             async for choice, events in all_events:

@@ -168,7 +168,8 @@ class PacedAnswer:
                     self._has_room.clear()
                     await self._has_room.wait()
                 pacer.push(piece, num_tokens, self._clock.now_ns())
-                self._changed.set()
+                if len(pacer) == 1 or pacer.is_full:  # else the next to leave is the one it was
+                    self._changed.set()
 
     def _ready(self, has_failed: bool) -> list[Piece]:
         """Return what may leave now, at most one piece of a choice unless the answer is ended."""
