@@ -43,7 +43,7 @@ def engine_fields(
             "by_tier": dict(now.parked_by_tier),
             "tokens": now.parked_tokens,
         },
-        "bank": {"ms": round(now.bank_ms, 1), "least_ms": _rounded(now.least_bank_ms)},
+        "bank": _bank(now),
         "swap": {
             "leaving": now.leaving,
             "returning": now.returning,
@@ -62,6 +62,13 @@ def engine_fields(
         },
         "recent": None if recent is None else dict(recent),
     }
+
+
+def _bank(now: Snapshot) -> dict[str, float | None]:
+    """Return the banks; the snapshot's are a little old, and nobody's once all have ended."""
+    if not now.running + now.parked:
+        return {"ms": 0.0, "least_ms": None}
+    return {"ms": round(now.bank_ms, 1), "least_ms": _rounded(now.least_bank_ms)}
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -96,11 +96,17 @@ def knee(report: Report) -> int:
 
 def _subtitle(report: Report) -> str:
     names = [tier.name for tier in report.by_rank]
-    return (
-        f"{len(report.tallies.labels)} policies, {len(report.tallies.rates)} rates, "
-        f"{len(report.tallies.seeds)} seeds, tiers {' and '.join(names)}; "
-        "every policy met the very same requests."
+    counts = (
+        _count(len(report.tallies.labels), "policy", "policies"),
+        _count(len(report.tallies.rates), "rate", "rates"),
+        _count(len(report.tallies.seeds), "seed", "seeds"),
     )
+    same = "; every policy met the very same requests" * (len(report.tallies.labels) > 1)
+    return f"{', '.join(counts)}, tiers {' and '.join(names)}{same}."
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
@@ -218,6 +224,8 @@ def _tier_table(report: Report, rate: float) -> str:
     for tier in report.by_rank:
         rows = []
         for index, label in enumerate(report.tallies.labels):
+            if not report.tallies.cell(label, rate):
+                continue
             mean = report.tallies.interval(label, rate, tier.name, "attainment")
             met = mean is not None and mean.mean >= tier.objective - 1e-6
             cells = [f'<td class="{"good" if met else "bad"}">{_number(mean, scales.percent)}</td>']
@@ -266,6 +274,8 @@ def _total_table(report: Report, rate: float) -> str:
         head += '<th scope="col">worst tenant</th><th scope="col">Jain\'s index</th>'
     rows = []
     for index, label in enumerate(tallies.labels):
+        if not tallies.cell(label, rate):
+            continue
         cells = []
         for _, field, text in columns:
             value = tallies.interval(label, rate, ALL, field)

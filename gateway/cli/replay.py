@@ -6,6 +6,7 @@ The playing is gateway.replay's. Everything that can be wrong is found before th
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BOUND = 512
 DEFAULT_TIMEOUT_S = 600.0
-DEFAULT_LABEL = "measured"
+MEASURED = "measured"
+DEFAULT_LABEL = MEASURED
 EXIT_STOPPED = 130
 MOST_CONNECTIONS = 20_000
 OTHER_FILES = 64  # beside the connections
@@ -239,6 +241,7 @@ def _spec(
         timeout_s=timeout_s,
         first_id=first_id,
         last_id=last_id,
+        salt=secrets.token_hex(8),
     )
     return spec, rows
 
@@ -248,7 +251,8 @@ def _label(text: str) -> str:
 
     if not PolicyChoice(text, text).slug or len(text) > MOST_LABEL or not text.isprintable():
         raise CommandError("--label: must be a short name with letters or digits")
-    return text
+    # In every table and plot it must be plain what was measured and what was simulated.
+    return text if MEASURED in text.lower() else f"{text} ({MEASURED})"
 
 
 def _form(text: str) -> Form | None:

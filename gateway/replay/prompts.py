@@ -1,8 +1,8 @@
 """Prompts of a wanted length, as token ids or as text; what they say means nothing.
 
-Two requests never share a beginning, so that no prefix cache makes them cheaper than they are;
-where the trace names prefix blocks, equal blocks are equal tokens, as in the simulator. Equal
-seeds give equal prompts.
+Two requests never share a beginning, nor do two runs with another `salt`, so that no prefix cache
+makes them cheaper than they are; where the trace names prefix blocks, equal blocks of a run are
+equal tokens, as in the simulator.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ WORDS = (
 class PromptMaker:
     """Makes the prompts of one run, each from its request alone."""
 
-    def __init__(self, seed: int, first_id: int = FIRST_ID, last_id: int = LAST_ID) -> None:
+    def __init__(
+        self, seed: int, first_id: int = FIRST_ID, last_id: int = LAST_ID, salt: str = ""
+    ) -> None:
         self._seed = seed
-        draw = random.Random(f"{seed}/prompts")
+        draw = random.Random(f"{seed}/prompts/{salt}")
         self._first, self._span = first_id, last_id - first_id + 1
         # One long run of random tokens as JSON text: a prompt is a piece of it.
         pool = [str(first_id + draw.randrange(self._span)) for _ in range(POOL)]

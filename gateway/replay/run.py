@@ -46,6 +46,7 @@ class ReplaySpec:
     timeout_s: float = 600.0
     first_id: int = FIRST_ID
     last_id: int = LAST_ID
+    salt: str = ""  # of the prompts: another one for each run, or the server has them cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Stage:
         self._clock = clock
         self.requests = workload_of(spec.base, rows).requests
         self._hide = Redactor(spec.keys)
-        self._prompts = PromptMaker(spec.base.seed, spec.first_id, spec.last_id)
+        self._prompts = PromptMaker(spec.base.seed, spec.first_id, spec.last_id, spec.salt)
         self._connections = Connections(spec.address, clock)
 
     async def close(self) -> None:

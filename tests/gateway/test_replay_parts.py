@@ -255,6 +255,9 @@ def test_token_prompts_are_exactly_as_long_as_wanted(
     assert len(ids) == count
     assert 300 <= min(ids) <= max(ids) <= 999
     assert prompts.tokens(request, number) == PromptMaker(1, 300, 999).tokens(request, number)
+    salted = json.loads(PromptMaker(1, 300, 999, salt="another run").tokens(request, number))
+    if count >= 16:  # a block of a prefix cache is no shorter
+        assert ids[:16] != salted[:16]
     other = json.loads(prompts.tokens(request, number + 1))
     shared = min(count, 512 * len(blocks))
     assert ids[:shared] == other[:shared]

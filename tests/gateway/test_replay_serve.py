@@ -78,4 +78,4 @@ def test_what_a_real_gateway_does_is_measured_as_it_bills_it(tmp_path: Path) -> 
     done = tiergate("report", str(simulated), str(measured), "--out", str(both))
     assert done.returncode == 0, done.stderr
     with (both / "summary.csv").open(newline="") as file:
-        assert {row["policy"] for row in csv.DictReader(file)} == {"sarathi", "tiny"}
+        assert {row["policy"] for row in csv.DictReader(file)} == {"sarathi", "tiny (measured)"}

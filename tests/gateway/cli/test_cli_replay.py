@@ -462,3 +462,19 @@ def test_a_measured_record_has_the_simulators_columns(tiergate: Any, tmp_path: P
     assert tuple(row) == COLUMNS
     assert float(row["first_token_due_ms"]) > 0
     assert NS_PER_MS == 1_000_000
+
+
+def test_a_second_run_sends_other_prompts_of_the_same_lengths(
+    tiergate: Any, tmp_path: Path
+) -> None:
+    """Or the server's prefix cache would still hold those of the first."""
+    trace = write_trace(tmp_path / "t.csv", [server.PLAIN] * 5)
+    runs = []
+    for _ in range(2):
+        with awkward_server() as books:
+            done = tiergate(*command(trace, books, 5, "--keys", KEYS, "--json", "-"))
+            assert done.code == 0, done.err
+            runs.append([tuple(one.body["prompt"]) for one in books.played])
+    assert sorted(map(len, runs[0])) == sorted(map(len, runs[1]))
+    beginnings = [prompt[:16] for run in runs for prompt in run]
+    assert len(set(beginnings)) == 10
