@@ -398,5 +398,10 @@ def late_tokens(truth: Truth) -> int:
     """The lateness rule of the tiers, told a second time."""
     slo, times = truth.order.slo, truth.token_times
     if slo.tbt_mode is TbtMode.GAP:
-        return sum(b - a > slo.tbt_ns for a, b in itertools.pairwise(times))
+        # A client sees token j at its time, or behind any earlier one by as many paces.
+        seen = [
+            max(time + (i - j) * slo.pace_ns for j, time in enumerate(times[: i + 1]))
+            for i in range(len(times))
+        ]
+        return sum(b - a > slo.tbt_ns for a, b in zip(seen, times[1:], strict=False))
     return sum(time > times[0] + i * slo.tbt_ns for i, time in enumerate(times))

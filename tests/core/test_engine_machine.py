@@ -49,6 +49,7 @@ slos = st.builds(
     rank=st.integers(0, 1),
     tbt_ns=st.integers(1, 20),
     tbt_mode=st.sampled_from(TbtMode),
+    pace_ns=st.sampled_from([0, 0, 1, 9]),
 )
 
 

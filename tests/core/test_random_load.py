@@ -51,6 +51,7 @@ def random_order(rng: random.Random, name: str, now_ns: int, longest: int) -> Re
             ttft_ns_per_1k_prompt_tokens=rng.randrange(1000),
             tbt_ns=rng.randrange(5, 30),
             tbt_mode=rng.choice(list(TbtMode)),
+            pace_ns=rng.choice([0, 0, 2, 7]),
         ),
     )
 

@@ -48,7 +48,7 @@ sampling = st.builds(
     stop_token_ids=st.lists(counts, max_size=3).map(tuple),
     logprobs=st.none() | counts,
 )
-slos = st.builds(Slo, rank=counts, tbt_mode=st.sampled_from(TbtMode))
+slos = st.builds(Slo, rank=counts, tbt_mode=st.sampled_from(TbtMode), pace_ns=counts)
 orders = st.builds(
     RequestOrder,
     id=ids,
