@@ -224,7 +224,8 @@ class Witness:
         gained = sorted(move.before[victim.id].num_gained for victim in move.victims)
         assert sum(gained) >= move.num_missing - max(0, move.coming), "they fell in vain"
         assert len(gained) >= move.num_seats, "they fell in vain"
-        wanted = move.num_missing + (move.growth if self._moves.parks else 0)
+        is_later = self._moves.parks or move.coming > 0
+        wanted = move.num_missing + (move.growth if is_later else 0)
         is_needed = sum(gained[1:]) < wanted or len(gained) == move.num_seats
         assert is_needed, "one of them need not have fallen"
         assert newcomer.status is Status.RUNNING or not move.answer, "it could start and did not"
