@@ -9,7 +9,7 @@ import torch
 
 from engine.model.host_cache import HostFormat
 from engine.model.kv_cache import KVCache
-from engine.model.quantize import UNSOUND, dequantize, quantize, step_tables
+from engine.model.quantize import UNSOUND, dequantize, quantize, step_tables, value_group
 
 
 class TorchPacker:
@@ -25,7 +25,8 @@ class TorchPacker:
         heads, dim = shape.num_kv_heads, shape.head_dim
         self._shape = tuple(self._blocks.shape[1:])
         self._key_codes = (shape.num_layers, size // form.group, heads, dim)
-        self._value_codes = (shape.num_layers, size, heads)
+        per_head = dim // value_group(form.group, dim)
+        self._value_codes = (shape.num_layers, size, heads, per_head)
         numbers = shape.num_layers * 2 * size * heads * dim
         keys = shape.num_layers * (size // form.group) * heads * dim
         self._cuts = (numbers, numbers + keys)

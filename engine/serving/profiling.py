@@ -260,7 +260,8 @@ class Driver:
 
     def _size(self, least: int, most: int) -> int:
         """Draw a number of tokens, evenly by its logarithm."""
-        return round(least * (max(least, most) / least) ** self._rng.random())
+        drawn: float = least * (max(least, most) / least) ** self._rng.random()
+        return round(drawn)
 
     async def _until_decoding(self, rows: int) -> None:
         """Wait until all rows run and no prompt waits."""

@@ -12,6 +12,7 @@ from engine.model.quantize import (
     quantize,
     step_of,
     step_tables,
+    value_group,
 )
 
 CPU = torch.device("cpu")
@@ -19,9 +20,9 @@ TABLES = step_tables(CPU)
 
 
 def blocks_of(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Blocks [5, L 2, 2, B 8, Hkv 2, D 16] with loud channels and loud tokens."""
+    """Blocks [5, L 2, 2, B 8, Hkv 2, D 48] with loud channels and loud tokens."""
     draw = torch.Generator().manual_seed(seed)
-    numbers = torch.randn((5, 2, 2, 8, 2, 16), generator=draw) * scale
+    numbers = torch.randn((5, 2, 2, 8, 2, 48), generator=draw) * scale
     numbers[:, :, 0, ..., 7] *= 30
     numbers[:, :, 1, 2] *= 9
     return numbers.to(dtype)
@@ -33,7 +34,8 @@ def steps_of(codes: tuple[torch.Tensor, torch.Tensor], like: torch.Tensor) -> to
     steps = torch.empty(like.shape)
     per_group = TABLES.steps[keys.int()]
     steps[:, :, 0] = per_group.repeat_interleave(like.shape[3] // keys.shape[2], dim=2)
-    steps[:, :, 1] = TABLES.steps[values.int()][..., None]
+    per_value = TABLES.steps[values.int()]
+    steps[:, :, 1] = per_value.repeat_interleave(like.shape[5] // values.shape[4], dim=4)
     return steps
 
 
@@ -104,6 +106,25 @@ def test_parking_again_and_again_does_not_drift() -> None:
         errors.append(float((now.float() - blocks.float()).square().mean().sqrt()))
     assert errors[-1] <= 1.1 * errors[0]
     assert errors[-1] == errors[-2]
+
+
+@pytest.mark.parametrize(
+    ("group", "dim", "together"),
+    [
+        (16, 64, 32),
+        (16, 128, 32),
+        (8, 64, 16),
+        (1, 64, 16),
+        (16, 80, 80),
+        (16, 16, 16),
+        (4, 24, 24),
+    ],
+)
+def test_values_share_a_scale_over_twice_as_many_channels(
+    group: int, dim: int, together: int
+) -> None:
+    """As far as the head can be cut into pieces that a vector register holds."""
+    assert value_group(group, dim) == together
 
 
 def test_input_is_left_as_it_was() -> None:

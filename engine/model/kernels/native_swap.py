@@ -9,7 +9,7 @@ import torch
 from engine.model.host_cache import HostCache
 from engine.model.kernels.native import NativeKernels
 from engine.model.kv_cache import KVCache
-from engine.model.quantize import step_tables
+from engine.model.quantize import step_tables, value_group
 
 _INT8_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -41,9 +41,9 @@ class NativeMover:
             cache.data.stride(1),
             2 * shape.num_layers,
             cache.block_size,
-            shape.num_kv_heads,
-            shape.head_dim,
+            shape.num_kv_heads * shape.head_dim,
             0 if host.form.is_exact else host.form.group,
+            value_group(host.form.group, shape.head_dim),
         )
         self._rows = (host.data.data_ptr(), host.block_bytes)
 

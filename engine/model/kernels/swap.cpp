@@ -17,9 +17,9 @@ struct Tables {
 };
 
 struct Shape {
-  int planes, size, heads, dim, group;  // planes: K and V of every layer, in turn
-  int channels() const { return heads * dim; }
-  int64_t numbers() const { return (int64_t)size * channels(); }
+  int planes, size, width, group, together;  // planes: K and V of every layer, in turn
+  int channels() const { return width; }
+  int64_t numbers() const { return (int64_t)size * width; }
 };
 
 inline int32_t bits_of(float x) {
@@ -31,6 +31,16 @@ inline int32_t bits_of(float x) {
 // Magnitudes as integers have the order of the numbers, with NaN above infinity.
 inline I16 magnitude(F16 v) { return (I16)v & 0x7fffffff; }
 inline I16 most(I16 a, I16 b) { return a > b ? a : b; }
+
+inline int32_t highest(I16 v) {
+#ifdef __AVX512F__
+  return _mm512_reduce_max_epi32((__m512i)v);
+#else
+  int32_t m = v[0];
+  for (int k = 1; k < 16; k++) m = v[k] > m ? v[k] : m;
+  return m;
+#endif
+}
 
 // The first code whose edge reaches the magnitude; 255 where none does.
 inline int code_of(int32_t bits, const Tables& t) {
@@ -89,20 +99,21 @@ bool pack_keys(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int use
   return sound;
 }
 
+// Every `together` channels (a multiple of 16) of a token share a scale.
 template <class T>
 bool pack_values(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int used,
                  const Tables& t) {
+  const int each = s.channels() / s.together;
   bool sound = true;
-  for (int row = 0; row < s.size * s.heads; row++, in += s.dim, out += s.dim) {
-    const bool is_used = row < used * s.heads;
+  for (int i = 0; i < s.size * each; i++, in += s.together, out += s.together) {
+    const bool is_used = i < used * each;
     I16 top{};
-    for (int c = 0; is_used && c < s.dim; c += 16) top = most(top, magnitude(load<16>(in + c)));
-    int32_t highest = 0;
-    for (int k = 0; k < 16; k++) highest = top[k] > highest ? top[k] : highest;
-    const int code = code_of(highest, t);
+    for (int c = 0; is_used && c < s.together; c += 16)
+      top = most(top, magnitude(load<16>(in + c)));
+    const int code = code_of(highest(top), t);
     sound &= code != kUnsound;
-    codes[row] = (uint8_t)code;
-    for (int c = 0; c < s.dim; c += 16) {
+    codes[i] = (uint8_t)code;
+    for (int c = 0; c < s.together; c += 16) {
       Q16 q = is_used ? to_integers(load<16>(in + c) * t.inverses[code]) : Q16{};
       memcpy(out + c, &q, sizeof q);
     }
@@ -127,9 +138,10 @@ void unpack_keys(T* out, const int8_t* in, const uint8_t* codes, const Shape& s,
 template <class T>
 void unpack_values(T* out, const int8_t* in, const uint8_t* codes, const Shape& s,
                    const Tables& t) {
-  for (int row = 0; row < s.size * s.heads; row++, in += s.dim, out += s.dim)
-    for (int c = 0; c < s.dim; c += 16)
-      store<16>(out + c, to_floats(in + c) * t.steps[codes[row]]);
+  const int count = s.size * s.channels() / s.together;
+  for (int i = 0; i < count; i++, in += s.together, out += s.together)
+    for (int c = 0; c < s.together; c += 16)
+      store<16>(out + c, to_floats(in + c) * t.steps[codes[i]]);
 }
 
 // Where the parts of a row lie: integers of all planes, then the codes of keys, then of values.
@@ -141,7 +153,7 @@ struct Row {
       : integers((int8_t*)row),
         key_codes(row + s.planes * s.numbers()),
         keys_each(s.size / s.group * s.channels()),
-        values_each(s.size * s.heads) {
+        values_each(s.numbers() / s.together) {
     value_codes = key_codes + s.planes / 2 * keys_each;
   }
 };
@@ -172,14 +184,16 @@ void unpack(T* block, int64_t plane_stride, uint8_t* in, const Shape& s, const T
 
 }  // namespace
 
-// `data`: [planes, plane_stride numbers], a block of it `size` * heads * dim numbers; `host`: rows
-// of `row_bytes`. `used` of the blocks' tokens hold something. dtype 0: float, 1: bfloat16 (raw:
-// any type of four and of two bytes). group 0: raw. Returns 1 where a row cannot be kept.
+// `data`: [planes, plane_stride numbers], a block of it `size` tokens * `channels`; `host`: rows of
+// `row_bytes`. `used` of the blocks' tokens hold something. dtype 0: float, 1: bfloat16 (raw: any
+// type of four and of two bytes). Scales reach over `group` tokens of a key's channel (0: raw) and
+// `together` channels of a value. Returns 1 where a row cannot be kept.
 extern "C" int tg_pack_blocks(int dtype, const void* data, int64_t plane_stride, int planes,
-                              int size, int heads, int dim, int group, const int64_t* blocks,
-                              uint8_t* host, int64_t row_bytes, const int64_t* rows, int count,
-                              int used, const float* inverses, const float* edges) {
-  const Shape s{planes, size, heads, dim, group};
+                              int size, int channels, int group, int together,
+                              const int64_t* blocks, uint8_t* host, int64_t row_bytes,
+                              const int64_t* rows, int count, int used, const float* inverses,
+                              const float* edges) {
+  const Shape s{planes, size, channels, group, together};
   const Tables t{nullptr, inverses, edges};
   const int64_t width = dtype ? 2 : 4;
   bool sound = true;
@@ -201,10 +215,10 @@ extern "C" int tg_pack_blocks(int dtype, const void* data, int64_t plane_stride,
 
 // The way back; see tg_pack_blocks.
 extern "C" void tg_unpack_blocks(int dtype, void* data, int64_t plane_stride, int planes, int size,
-                                 int heads, int dim, int group, const int64_t* blocks,
-                                 uint8_t* host, int64_t row_bytes, const int64_t* rows, int count,
+                                 int channels, int group, int together,
+                                 const int64_t* blocks, uint8_t* host, int64_t row_bytes, const int64_t* rows, int count,
                                  const float* steps) {
-  const Shape s{planes, size, heads, dim, group};
+  const Shape s{planes, size, channels, group, together};
   const Tables t{steps, nullptr, nullptr};
   const int64_t width = dtype ? 2 : 4;
   for (int i = 0; i < count; i++) {
