@@ -153,9 +153,9 @@ class EngineCore:
     def finish_step(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take the result of the batch that is out; returns every event of the step."""
         self._move_to(now_ns)
-        recomputed, copied = self._scheduler.num_recomputed_total, self._num_copied
+        recomputed, copied = self._scheduler.planner.work.recomputed, self._num_copied
         events = self._scheduler.update(batch, result, now_ns)
-        recomputed = self._scheduler.num_recomputed_total - recomputed
+        recomputed = self._scheduler.planner.work.recomputed - recomputed
         for event in events:
             self._output_tokens_total += event.token_id is not None
         self._tell_step(batch, result.elapsed_ns, recomputed, self._num_copied - copied)
@@ -202,8 +202,8 @@ class EngineCore:
             prompt_tokens_total=self._prompt_tokens_total,
             output_tokens_total=self._output_tokens_total,
             cached_tokens_total=self._cached_tokens_total,
-            computed_tokens_total=scheduler.num_computed_total,
-            recomputed_tokens_total=scheduler.num_recomputed_total,
+            computed_tokens_total=scheduler.planner.work.computed,
+            recomputed_tokens_total=scheduler.planner.work.recomputed,
             parks_total=self._parks_total,
             free_host_blocks=kv.num_free_host,
             num_host_blocks=scheduler.capacity.num_host_blocks,

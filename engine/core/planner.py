@@ -30,6 +30,7 @@ from engine.core.memory_moves import MAX_PREEMPTIONS, MemoryMoves
 from engine.core.policy import NO_LIMIT, Rank, SchedulingPolicy, StepLimits, View
 from engine.core.queues import Queues
 from engine.core.request import Request, Status
+from engine.core.work import Work
 
 # What is tried when a policy's limits left a step empty: every decode, then anything at all.
 FALLBACKS = (StepLimits(max_prefills=0), StepLimits())
@@ -55,6 +56,7 @@ class Planner:
         self.started: list[Request] = []
         self.moves = MemoryMoves(capacity, policy, queues, kv, model, self._unplan)
         self.cost = StepCost(model)
+        self.work = Work()
         self._is_timed = model is not None
         self._view = self.view(0)
         self._limits = StepLimits()
@@ -68,6 +70,7 @@ class Planner:
 
     def view(self, now_ns: int) -> View:
         """Return the present as a policy may see it."""
+        copies = self._kv.copies
         return View(
             now_ns=now_ns,
             capacity=self._capacity,
@@ -78,6 +81,9 @@ class Planner:
             parked=self._queues.parked.values(),
             free_host_blocks=self._kv.num_free_host,
             coming_blocks=self._kv.num_coming,
+            computed_total=self.work.computed,
+            recomputed_total=self.work.recomputed,
+            copied_total=copies.copied_out_total + copies.copied_in_total,
         )
 
     def plan(self, now_ns: int) -> bool:

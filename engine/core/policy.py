@@ -50,6 +50,9 @@ class View:
     parked: Collection[Request] = ()
     free_host_blocks: int = 0
     coming_blocks: int = 0
+    computed_total: int = 0  # tokens since the start, those computed again included
+    recomputed_total: int = 0
+    copied_total: int = 0  # tokens, both ways
 
     @property
     def num_running(self) -> int:

@@ -61,8 +61,6 @@ class Scheduler:
         self.dispatched: Batch | None = None
         self._dispatched_requests: list[Request] = []
         self.predicted_ns = 0  # what the dispatched step should take
-        self.num_computed_total = 0
-        self.num_recomputed_total = 0
 
     # Coming and going
 
@@ -262,10 +260,10 @@ class Scheduler:
 
     def _advance(self, request: Request, end: int) -> None:
         """The tokens before `end` are in the cache now."""
-        start = request.num_computed
-        self.num_computed_total += end - start
+        start, work = request.num_computed, self.planner.work
+        work.computed += end - start
         if start < request.high_water:
-            self.num_recomputed_total += min(end, request.high_water) - start
+            work.recomputed += min(end, request.high_water) - start
         request.num_computed = end
         self.kv.publish(request)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from engine.sim.point import PointResult, PointSpec, run_point
 from engine.sim.predictors import make_predictor
 from engine.sim.records import Journal
 from engine.sim.simulator import Simulator
-from engine.sim.trace import load_trace
+from engine.sim.trace import TraceRow, load_trace
 from engine.sim.workload import SimRequest, SimTier
 
 ROWS = short_rows(60)
@@ -156,6 +157,29 @@ def test_a_lie_costs_at_most_a_tenth_of_the_throughput(tmp_path: Path, predictor
         return float(made["tokens_per_s"])
 
     assert rate("hybrid") >= 0.9 * rate("fcfs")
+
+
+def test_the_guard_stops_thrash() -> None:
+    """Short prompts, long answers, no host: far fewer contexts are lost, far more tokens made."""
+    rng = random.Random(1)
+    rows = [TraceRow(rng.randint(20, 80), rng.randint(400, 1200)) for _ in range(200)]
+
+    def made(guard: float) -> dict[str, Any]:
+        spec = PointSpec(
+            "",
+            "hybrid",
+            rate=5,
+            requests=200,
+            seed=1,
+            num_kv_tokens=16384,
+            num_host_kv_tokens=0,
+            policy_options=(("guard", guard),),
+        )
+        return run_point(spec, rows).point
+
+    with_it, without = made(1), made(0)
+    assert with_it["preemptions"] < 0.6 * without["preemptions"]
+    assert with_it["tokens_per_s"] > 1.1 * without["tokens_per_s"]
 
 
 def first_tokens(requests: list[SimRequest], options: HybridOptions) -> dict[str, int]:

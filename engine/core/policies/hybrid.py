@@ -26,6 +26,7 @@ from engine.core.length_predictor import remaining_tokens
 from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.policies.open_prompts import LOST, OpenPrompts
 from engine.core.policies.patience import absence_ns, due_ns
+from engine.core.policies.thrash import ThrashGuard
 from engine.core.policies.triage import give_up
 from engine.core.policy import (
     NO_LIMIT,
@@ -65,6 +66,7 @@ class Hybrid(SchedulingPolicy):
         # Requests without a first token, and those among them given up for now.
         self._prompts = OpenPrompts(model, self._second_ns, self._options.second_weight)
         self._given_up: set[str] = set()
+        self._guard = ThrashGuard(model.profile)
         self._back_at_ns: dict[str, int] = {}  # of parked requests
         self._asked: dict[str, Request] = {}  # who may have been started in the last step
         self._num_starts = 0  # since the oldest of the lost had its turn
@@ -92,6 +94,8 @@ class Hybrid(SchedulingPolicy):
         self._first_open_rank, self._wanted_blocks = NO_LIMIT, 0
         self._given_up.clear()
         self._prompts.sweep(view.num_waiting + view.num_running)
+        if options.guard:
+            self._guard.look(view)
         self._triage(view)
         self._give_turn(view)
         link_ns = max(
@@ -284,7 +288,10 @@ class Hybrid(SchedulingPolicy):
         """All of its tokens; classes behind the first leave it the last blocks."""
         if len(request.timeline) == 1:
             self._asked[request.id] = request
-        spare = self._spare_blocks(request.order.slo.rank, view)
+        rank = request.order.slo.rank
+        spare = self._spare_blocks(rank, view)
+        if rank > 0:
+            spare += int(self._guard.caution * view.capacity.num_blocks)
         return Room(claim_tokens=request.num_tokens, spare_blocks=spare)
 
     def may_displace(self, newcomer: Request, victim: Request, view: View) -> bool:
@@ -311,11 +318,9 @@ class Hybrid(SchedulingPolicy):
         size = view.capacity.block_size
         wanted = self._wanted_blocks + sum(r.num_tokens // size + 2 for r in back)
         wanted -= view.free_blocks + view.coming_blocks - self._spare_blocks(1, view)
-        return (
-            Traffic(park=self._to_park(wanted, view), back=back)
-            if wanted > 0
-            else Traffic(back=back)
-        )
+        if wanted <= 0 or self._guard.is_thrashing:
+            return Traffic(back=back)
+        return Traffic(park=self._to_park(wanted, view), back=back)
 
     def _must_return(self, request: Request, now_ns: int) -> bool:
         """True where it would be late if its way back began a step later than now."""

@@ -47,6 +47,7 @@ class HybridOptions:
     displace: float = 1.0
     park: float = 1.0
     predict: float = 1.0
+    guard: float = 1.0
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
