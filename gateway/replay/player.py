@@ -155,22 +155,22 @@ class Player:
     async def _ask(self, request: SimRequest, payload: bytes) -> None:
         due_ns = self.origin_ns + request.arrival_ns
         begun_ns = self._clock.now_ns()
-        limit_ns = due_ns + self._timeout_ns
         exchange = Exchange(asyncio.get_running_loop().create_future())
         connection: Connection | None = None
         seen = Seen(request, begun_ns)
+        left_ns = due_ns + self._timeout_ns - begun_ns
+        limit = asyncio.timeout(max(left_ns, 0) / NS_PER_S)
         try:
-            if begun_ns >= limit_ns:
-                raise TimeoutError  # its time ran out while it was held back
-            async with asyncio.timeout((limit_ns - begun_ns) / NS_PER_S):
-                connection = await self._connections.take()
-                connection.send(exchange, payload)
+            async with limit:
+                if left_ns > 0:  # or its time ran out while it was held back
+                    connection = await self._connections.take()
+                    connection.send(exchange, payload)
                 await exchange.done
             seen = self._judge(request, begun_ns, exchange)
         except OSError as error:  # TimeoutError among them
             if exchange.watch.is_whole:  # only the end of the connection never came
                 seen = self._judge(request, begun_ns, exchange)
-            elif self._clock.now_ns() >= limit_ns:
+            elif limit.expired():
                 detail = "no whole answer within the time limit"
                 seen = self._seen(request, begun_ns, exchange, FinishReason.EXPIRED, detail)
             else:

@@ -179,6 +179,7 @@ def awkward_server(**settings: Any) -> Iterator[Awkward]:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0.05)  # closed sockets need a few turns of the loop to be gone
 
     stop = asyncio.Event()
 

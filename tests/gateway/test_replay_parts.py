@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.request import Slo
@@ -244,6 +244,7 @@ def test_addresses_that_are_none_are_refused(url: str) -> None:
 TIER = SimTier("t", Slo(), 1.0, 1.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.lists(st.integers(0, 5), max_size=4), st.integers(0, 1 << 20))
 def test_token_prompts_are_exactly_as_long_as_wanted(
     count: int, blocks: list[int], number: int

@@ -478,3 +478,17 @@ def test_a_second_run_sends_other_prompts_of_the_same_lengths(
     assert sorted(map(len, runs[0])) == sorted(map(len, runs[1]))
     beginnings = [prompt[:16] for run in runs for prompt in run]
     assert len(set(beginnings)) == 10
+
+
+def test_time_runs_out_from_the_schedule_also_for_who_is_held_back(
+    tiergate: Any, tmp_path: Path
+) -> None:
+    """One connection, and a server that is silent on it: nobody waits longer than their limit."""
+    trace = write_trace(tmp_path / "t.csv", [server.SILENT] * 4)
+    with awkward_server() as books:
+        done = tiergate(
+            *command(trace, books, 4, "--keys", KEYS, "--json", "-", "--rate", "100000"),
+            *("--concurrency", "1", "--timeout-s", "1"),
+        )
+    assert done.code == 0, done.err
+    assert done.json["measured"]["outcomes"] == {"expired": 4}
