@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_run import Setting, make_runner
+from parking_run import with_host
 from tiny_models import random_model, tiny_config
 
-from engine.core.batch import Batch, Chunk
+from engine.core.batch import Batch, Chunk, Copy
 from engine.core.errors import ExecutorFault
 from engine.core.request import SamplingParams
 from engine.model.hf_model import HFModel
+from engine.model.host_cache import HostFormat
 from engine.model.model_runner import ModelRunner
 from engine.model.step_input import StepInput
 
@@ -101,3 +103,46 @@ def test_warming_up_changes_no_answer(runner: ModelRunner) -> None:
     before = runner.execute(batch).tokens
     runner.warm_up()
     assert runner.execute(batch).tokens == before
+
+
+def test_a_batch_without_chunks_waits_for_a_copy(runner: ModelRunner) -> None:
+    """A park begins with one step and is told of in that step's result or a later one."""
+    runner.execute(Batch(0, (Chunk("a", 0, (5, 6, 7), (1,), GREEDY),)))
+    parking = with_host(runner, 8, HostFormat("raw", 8), None)
+    first = parking.execute(Batch(1, (), (Copy("a", (1,), (4,), 1, 3),)))
+    assert (first.tokens, first.copied, first.lost_copies) == ((), (1,), ())
+    assert parking.execute(Batch(2, (), (), (Copy("a", (9,), (4,), 2, 3),))).copied == (2,)
+    # The context goes on in its new place as it would have in the old one.
+    chunks = [Chunk("a", 3, (8,), (block,), GREEDY, output_index=1) for block in (1, 9)]
+    tokens = [parking.execute(Batch(3, (chunk,))).tokens[0].token_id for chunk in chunks]
+    assert tokens[0] == tokens[1]
+
+
+def test_a_fault_ends_every_copy_under_way() -> None:
+    """Afterwards nothing is carried and nothing reported: the scheduler counts all as lost."""
+    model = HFModel(random_model(tiny_config("llama")))
+    plain = make_runner(model, SETTING)
+    failing = iter([torch.OutOfMemoryError("CUDA out of memory")])
+
+    def step(inp: StepInput) -> torch.Tensor:
+        for raised in failing:
+            raise raised
+        return model.step(inp)
+
+    broken = ModelRunner(
+        model, plain.attention, plain._sampler, plain.capacity, plain.info, step=step
+    )
+    runner = with_host(broken, 8, HostFormat("raw", 8), None)
+    chunk = Chunk("b", 0, (5, 6), (2,), GREEDY)
+    with pytest.raises(ExecutorFault, match="step 4: out of memory"):
+        runner.execute(Batch(4, (chunk,), (Copy("a", (1,), (4,), 1, 3),)))
+    result = runner.execute(Batch(5, (chunk,)))
+    assert (result.copied, result.lost_copies) == ((), ())
+    assert len(result.tokens) == 1
+
+
+def test_a_copy_for_an_executor_without_host_blocks_is_a_programming_error(
+    runner: ModelRunner,
+) -> None:
+    with pytest.raises(AssertionError, match="without host blocks"):
+        runner.execute(Batch(0, (), (Copy("a", (1,), (1,), 1),)))
