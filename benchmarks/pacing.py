@@ -5,7 +5,8 @@ KV cache for a fraction of what is asked for: bursts of requests come, and to st
 parks others in host memory and brings them back. Clients in a process of their own note when each
 token arrives. The same bursts are played twice, with the tier's pace and without it; the engine's
 own records say who was parked, how often and for how long. Reported are the gaps between tokens of
-those answers alone that were parked at least once, seen by their clients.
+those answers alone that were parked at least once, seen by their clients; and, to tell how much of
+it is the machine's, the gaps of a plain timer of that length in the client's process meanwhile.
 Run: python -m benchmarks.pacing
 """
 
@@ -28,7 +29,7 @@ import uvloop
 
 from benchmarks.gateway_under_test import Target, gateway_process
 from benchmarks.sse_client import Connection, Seen
-from engine.core.clock import utc_now
+from engine.core.clock import MonotonicClock, utc_now
 
 RESULT = Path(__file__).parent / "results" / "pacing.json"
 TIER = "free"
@@ -57,13 +58,25 @@ def prompt(number: int, words: int) -> str:
     return " ".join(WORDS[(number * 7 + i * (number + 3)) % len(WORDS)] for i in range(words))
 
 
-async def play(target: Target, load: Load) -> list[Seen]:
-    """Send all bursts on their schedule and read every answer to its end."""
+async def tick(every_ms: int, ticks_ns: list[int]) -> None:
+    """Note when a timer fires that should fire at even times."""
+    clock = MonotonicClock()
+    next_ns = clock.now_ns()
+    while True:
+        next_ns += every_ms * 1_000_000
+        await asyncio.sleep(max(0, next_ns - clock.now_ns()) / 1e9)
+        ticks_ns.append(clock.now_ns())
+
+
+async def play(target: Target, load: Load, tick_ms: int) -> tuple[list[Seen], list[int]]:
+    """Send all bursts on their schedule, read every answer to its end; also the timer's times."""
+    ticks_ns: list[int] = []
+    ticking = asyncio.create_task(tick(tick_ms, ticks_ns))
 
     async def one(number: int, at_s: float) -> Seen:
+        await asyncio.sleep(at_s)
         connection = Connection(target, TIER)
         await connection.open()
-        await asyncio.sleep(at_s)
         body = {
             "messages": [{"role": "user", "content": prompt(number, load.prompt_words)}],
             "max_tokens": load.output_tokens,
@@ -77,9 +90,11 @@ async def play(target: Target, load: Load) -> list[Seen]:
         return seen
 
     numbers = range(load.bursts * load.streams)
-    return await asyncio.gather(
+    answers = await asyncio.gather(
         *[one(n, (n // load.streams) * load.every_s + (n % load.streams) * 0.02) for n in numbers]
     )
+    ticking.cancel()
+    return answers, ticks_ns
 
 
 def quantiles(gaps_ns: list[int]) -> dict[str, float]:
@@ -114,7 +129,7 @@ def run(args: argparse.Namespace, load: Load, pace_ms: int) -> dict[str, Any]:
         with gateway_process(folder, *flags, "--tier", *tier) as target:
             door = psutil.Process(target.pid)
             before = door.cpu_times()
-            answers = uvloop.run(play(target, load))
+            answers, ticks_ns = uvloop.run(play(target, load, args.pace_ms))
             after = door.cpu_times()
         records = [json.loads(line) for line in ends.read_text().splitlines()]
     by_id = {record["request_id"]: record for record in records}
@@ -134,6 +149,7 @@ def run(args: argparse.Namespace, load: Load, pace_ms: int) -> dict[str, Any]:
         "gaps": len(gaps_of(parked)),
         "gap_ms_of_parked": quantiles(gaps_of(parked)) if parked else None,
         "gap_ms_of_all": quantiles(gaps_of(answers)),
+        "gap_ms_of_timer": quantiles([b - a for a, b in itertools.pairwise(ticks_ns)]),
         "door_cpu_s": round(after.user + after.system - before.user - before.system, 1),
         "answer_made_s": round(sum(made_s) / max(len(made_s), 1), 1),
         "answer_seen_s": round(sum(seen_s) / max(len(seen_s), 1), 1),
@@ -152,7 +168,7 @@ def main() -> None:
     parser.add_argument("--host-format", choices=("raw", "int8"), default="raw")
     parser.add_argument("--bursts", type=int, default=4)
     parser.add_argument("--streams", type=int, default=12, help="of a burst")
-    parser.add_argument("--every-s", type=float, default=8.0)
+    parser.add_argument("--every-s", type=float, default=15.0)
     parser.add_argument("--prompt-words", type=int, default=200)
     parser.add_argument("--output-tokens", type=int, default=700)
     parser.add_argument("--kv-share", type=float, default=0.3, help="of one burst's contexts")
