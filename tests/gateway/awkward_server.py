@@ -175,6 +175,7 @@ def awkward_server(**settings: Any) -> Iterator[Awkward]:
         ready.set()
         await stop.wait()
         server.close()
+        await asyncio.sleep(0.05)  # one being accepted must be, or nobody closes its socket
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in left:
             task.cancel()
