@@ -186,9 +186,13 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of weights and KV cache."
     )
-    policy: str = Field("sarathi", min_length=1, description="Scheduling policy, by name.")
+    policy: str = Field(
+        "auto",
+        min_length=1,
+        description="Scheduling policy, by name; auto: hybrid where the model has a profile.",
+    )
     latency_profile: str = Field(
-        "builtin-cpu",
+        "auto",
         min_length=1,
         description="What steps cost: a profile's name, or a file that `tiergate profile` wrote.",
     )

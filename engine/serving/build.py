@@ -23,6 +23,9 @@ from engine.core.tape_file import TapeWriter
 from engine.serving.client import EngineInfo
 from engine.serving.config import EngineConfig
 
+AUTO = "auto"
+BUILTIN_MODEL, BUILTIN_PROFILE = "builtin", "builtin-cpu"
+
 ProgressReport = Callable[[str, float], None]
 
 
@@ -118,7 +121,7 @@ class Engine:
             num_host_blocks=capacity.num_host_blocks,
             host_kv_format=self.config.host_kv_format if capacity.num_host_blocks else "",
             policy_options=self.config.policy_options,
-            latency_profile=self.config.latency_profile,
+            latency_profile=profile_name(self.config),
         )
 
 
@@ -128,9 +131,9 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
     Raises ModelLoadError, one line, for whatever an operator can put right.
     """
     try:
-        profile = load_profile(config.latency_profile)
+        profile = load_profile(profile_name(config))
         model = LatencyModel(profile.with_host_format(config.host_kv_format))
-        policy = make_policy(config.policy, config.policy_options, model)
+        policy = make_policy(policy_name(config), config.policy_options, model)
         bounds = CoreConfig(config.max_waiting_requests, config.max_waiting_prompt_tokens)
     except ValueError as error:
         raise ModelLoadError(str(error)) from error
@@ -146,6 +149,23 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
         model=model,
     )
     return Engine(_recorded(core, config.tape), executor, recorder, config, executor.info)
+
+
+def profile_name(config: EngineConfig) -> str:
+    """Return the latency profile to begin with; steps correct it, whatever it is."""
+    return BUILTIN_PROFILE if config.latency_profile == AUTO else config.latency_profile
+
+
+def policy_name(config: EngineConfig) -> str:
+    """Return the policy to run: our own where step times are known, else one that asks for none.
+
+    The hybrid plans in time. On a device of another kind, with a profile that is off by orders of
+    magnitude, its first steps would be too short or too long by as much.
+    """
+    if config.policy != AUTO:
+        return config.policy
+    is_known = config.latency_profile != AUTO or config.model == BUILTIN_MODEL
+    return "hybrid" if is_known else "sarathi"
 
 
 def _recorded(core: EngineCore, tape: str) -> EngineCore | RecordingCore:

@@ -20,9 +20,10 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     runner: str = "auto"  # "auto", "generic" or "lean"
-    policy: str = "sarathi"
+    policy: str = "auto"  # hybrid where the latency profile is the model's own, else sarathi
     policy_options: tuple[tuple[str, float], ...] = ()
-    latency_profile: str = "builtin-cpu"  # a name or a file; corrected by what steps really take
+    # A name or a file, corrected by what steps really take; "auto" is the built-in model's.
+    latency_profile: str = "auto"
 
     # A file that takes every command and step, to be replayed (engine/core/tape.py). It holds
     # prompts, it grows without bound: for hunting a fault, never for everyday service.

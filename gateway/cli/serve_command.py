@@ -14,10 +14,10 @@ Model = Annotated[
 ]
 Device = Annotated[Text, flag("device", "auto, cpu, cuda or cuda:N; default auto.", "DEVICE")]
 Dtype = Annotated[Text, flag("dtype", "auto, float32, bfloat16 or float16; default auto.", "DTYPE")]
-Policy = Annotated[Text, flag("policy", "Scheduling policy; default sarathi.", "NAME")]
+Policy = Annotated[Text, flag("policy", "Scheduling policy; default auto.", "NAME")]
 LatencyProfile = Annotated[
     Text,
-    flag("latency-profile", "Name, or file of `tiergate profile`; default builtin-cpu.", "P"),
+    flag("latency-profile", "Name, or file of `tiergate profile`; default auto.", "P"),
 ]
 Threads = Annotated[Text, flag("threads", "CPU threads; default: one per core.", "N")]
 MaxRunning = Annotated[Text, flag("max-running", "Most requests in a step; default 64.", "N")]

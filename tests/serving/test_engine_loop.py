@@ -11,7 +11,7 @@ from engine_kit import config_of, order_of, tokens_of
 from engine.core.clock import MonotonicClock
 from engine.core.request import FinishReason
 from engine.core.stats import TokenEvent
-from engine.serving.build import build_engine
+from engine.serving.build import build_engine, policy_name, profile_name
 from engine.serving.config import EngineConfig
 from engine.serving.loop import EngineLoop
 from engine.serving.messages import (
@@ -176,3 +176,20 @@ def test_the_served_name_is_the_operators() -> None:
         named = dataclasses.replace(config, served_name=name)
         engine = build_engine(named, lambda stage, fraction: None)
         assert engine.describe(pid=1, load_s=0.5).model == shown
+
+
+@pytest.mark.parametrize(
+    ("model", "policy", "profile", "wanted"),
+    [
+        ("builtin", "auto", "auto", ("hybrid", "builtin-cpu")),
+        ("org/other", "auto", "auto", ("sarathi", "builtin-cpu")),
+        ("org/other", "auto", "llama31-8b-h100", ("hybrid", "llama31-8b-h100")),
+        ("builtin", "slai", "auto", ("slai", "builtin-cpu")),
+    ],
+)
+def test_the_hybrid_runs_where_step_times_are_known(
+    model: str, policy: str, profile: str, wanted: tuple[str, str]
+) -> None:
+    """It plans in time: with another device's prices its first steps would be far off."""
+    told = EngineConfig(model, policy=policy, latency_profile=profile)
+    assert (policy_name(told), profile_name(told)) == wanted
