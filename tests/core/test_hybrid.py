@@ -267,6 +267,19 @@ def test_the_link_s_queue_is_two_shares_of_a_step() -> None:
     assert policy.limits(view()).max_copy_tokens == 320
 
 
+def test_what_the_door_holds_of_a_paced_stream_is_a_bank() -> None:
+    """Its next token is due a gap after the client sees the last one, not after it was made."""
+    paced = dataclasses.replace(FREE, pace_ns=300 * MS)  # a gap of 500 ms is promised
+    usual, banked = decoding("f", 40, slo=FREE), decoding("g", 40, slo=paced)
+    banked.shown_ns += 5 * S
+    policy = hybrid(pace_low=1.0, pace_high=1.0)
+    now_ns = usual.shown_ns + 400 * MS
+    present = view(now_ns, decoding=[usual, banked])
+    policy.limits(present)
+    assert policy.split_due(present) == ([usual], [banked])
+    assert [policy.due(r, present) for r in (usual, banked)] == [True, False]
+
+
 def test_a_way_back_begins_as_much_sooner_as_it_takes() -> None:
     """Due in 600 ms, a step of 200 ms: carried at once where the way takes 400 ms, not 390."""
     request = decoding("f", 40, slo=FREE)

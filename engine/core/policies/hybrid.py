@@ -122,7 +122,8 @@ class Hybrid(SchedulingPolicy):
         now_ns = view.now_ns
         for request in view.decoding:
             slo, last_ns = request.order.slo, request.last_token_ns
-            if slo.tbt_mode is TbtMode.GAP and last_ns is not None:  # `due_ns`, without the call
+            is_bank = slo.tbt_mode is TbtMode.STREAM or slo.pace_ns
+            if not is_bank and last_ns is not None:  # `due_ns`, without the call
                 ahead_ns, counts = last_ns + slo.tbt_ns - now_ns, True
             else:
                 ahead_ns = due_ns(request) - now_ns
@@ -159,7 +160,8 @@ class Hybrid(SchedulingPolicy):
             pace = 1.0
         if pace <= 0.0:
             return True
-        slack_ns = slo.tbt_ns if slo.tbt_mode is TbtMode.GAP else due_ns(request) - last_ns
+        is_bank = slo.tbt_mode is TbtMode.STREAM or slo.pace_ns
+        slack_ns = due_ns(request) - last_ns if is_bank else slo.tbt_ns
         return self._soon_ns > last_ns + pace * slack_ns
 
     def split_due(self, view: View) -> tuple[list[Request], list[Request]]:
@@ -176,7 +178,8 @@ class Hybrid(SchedulingPolicy):
             if share <= 0.0 or last_ns is None:
                 due.append(request)
                 continue
-            slack_ns = slo.tbt_ns if slo.tbt_mode is TbtMode.GAP else due_ns(request) - last_ns
+            is_bank = slo.tbt_mode is TbtMode.STREAM or slo.pace_ns
+            slack_ns = due_ns(request) - last_ns if is_bank else slo.tbt_ns
             (due if soon_ns > last_ns + share * slack_ns else spare).append(request)
         return due, spare
 
