@@ -216,13 +216,15 @@ class MemoryMoves:
         if victims is None:
             return False
         if promised or any(map(self._prefers_park, victims)):
-            # It can start in a later step only, when others took some of what is free now.
-            wanted = num_missing - promised + self._growth()
+            # It can start in a later step only, when others took some of what is free or coming.
+            wanted = num_missing + max(-promised, self._growth() - coming)
             more = self._fallible(newcomer, prefix, wanted, num_seats)
             if more is not None:
                 victims = more
                 if not promised and not any(map(self._prefers_park, more)):
                     victims = self._needed(more, prefix, num_missing, num_seats)
+            if promised and self._frees_at_once(victims, prefix, num_missing):
+                promised = 0  # they fell for seats, or for what was not coming, and it is enough
         self.is_awaited = promised > 0
         for victim in victims:
             if self._prefers_park(victim):
@@ -234,6 +236,14 @@ class MemoryMoves:
         self._num_promised += self._num_coming() - (coming - promised)
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
         return not self.is_awaited
+
+    def _frees_at_once(
+        self, victims: Sequence[Request], prefix: Sequence[int], num_missing: int
+    ) -> bool:
+        """True where dropping these frees all that is missing, and none of them would be parked."""
+        shared = frozenset(prefix)
+        freed = sum([self._kv.num_freed_by(victim, shared) for victim in victims])
+        return freed >= num_missing and not any(map(self._prefers_park, victims))
 
     def may_seat(self, newcomer: Request) -> bool:
         """False where nobody who runs would give a seat to this one: known before its prefix is."""
@@ -255,12 +265,13 @@ class MemoryMoves:
     def _growth(self) -> int:
         """Return how many blocks others may take before a newcomer is looked at again.
 
-        A decode takes two tokens, of this step and the next; a prompt may end and decode.
+        A decode takes two tokens, of this step and the next; a prompt may end and decode. What is
+        promised already is no longer among what is coming.
         """
         kv, queues, count = self._kv, self._queues, 0
         for request in queues.decoding.values():
             needed = kv.blocks_for(request.num_computed + 2) - len(kv.block_ids(request))
-            count += max(0, needed)
+            count += max(0, needed - (request.id in self._promised))
         for request in queues.prefilling.values():
             count += len(kv.block_ids(request)) * kv.block_size == request.num_tokens
         return count

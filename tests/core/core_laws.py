@@ -229,7 +229,7 @@ class Witness:
         is_needed = sum(gained[1:]) < wanted or len(gained) == move.num_seats
         assert is_needed, "one of them need not have fallen"
         assert newcomer.status is Status.RUNNING or not move.answer, "it could start and did not"
-        is_coming = self._kv.count_coming() > 0
+        is_coming = self._kv.count_coming() > 0 or newcomer.status is Status.RUNNING
         assert move.answer or is_coming, "nothing is on its way, and it was not started"
 
     def _check_order_of_starts(self) -> None:

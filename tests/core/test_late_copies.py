@@ -143,6 +143,27 @@ def test_room_on_its_way_is_waited_for_step_after_step() -> None:
     world.drain()
 
 
+def test_what_others_will_grow_by_is_displaced_once() -> None:
+    """Room for the newcomer and for two decodes is coming; it is not made again in each step."""
+    world = make_world(
+        Tiered(), num_blocks=13, enable_prefix_cache=False, model=tiny_model(), num_host_blocks=20
+    )
+    world.wait(9)
+    world.submit(premium("z", 1, max_tokens=9))
+    for index, (name, length) in enumerate([("a", 11), ("b", 11), ("c", 22)]):
+        world.submit(free(name, length, max_tokens=9, arrival_ns=index))
+    step(world)
+    world.submit(premium("p", 12, max_tokens=2))
+    assert step(world) == ["z", "a", "b"]
+    for _ in range(2):
+        assert step(world) == ["z"]  # the others need a block each of those that `c` gives up
+        assert under_way(world) == [1]
+    step(world, 1)
+    assert step(world) == ["z", "a", "b", "p"]
+    assert world.core.snapshot(world.now_ns).preemptions_total == 0
+    world.drain()
+
+
 def test_a_decode_waits_for_a_block_on_its_way_however_long() -> None:
     """One victim for both of them; the step waits with them, without chunks, until it is over."""
     world = make_world(
