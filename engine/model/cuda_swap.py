@@ -75,7 +75,7 @@ class CudaSwap:
                     else:
                         self._lost.append(copy.number)
 
-    def poll(self) -> Finished:
+    def poll(self, step_ns: int = 0) -> Finished:
         """See SwapEngine."""
         if not (self._parks or self._returns or self._lost):
             return NOTHING

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.core.clock import Clock
 from engine.model.checkpoint import one_line
 from engine.model.cuda_swap import CudaSwap
 from engine.model.host_cache import HostCache, HostFormat
@@ -66,16 +67,21 @@ def make_host_side(
 
 
 def make_swap(
-    cache: KVCache, host: HostCache, native: NativeKernels | None, *, spare_core: bool = False
+    cache: KVCache,
+    host: HostCache,
+    native: NativeKernels | None,
+    *,
+    spare_core: bool = False,
+    clock: Clock | None = None,
 ) -> SwapEngine:
     """Return who carries contexts between these two; see make_host_side."""
     if cache.device.type == "cuda":
         return CudaSwap(cache, host)
     if native is None or not supports(cache, host):
         # torch's operators would start threads of their own beside those that compute.
-        return InlineSwap(host, TorchMover(cache, host))
+        return InlineSwap(host, TorchMover(cache, host), clock)
     mover = NativeMover(cache, host, native)
-    return ThreadedSwap(host, mover) if spare_core else InlineSwap(host, mover)
+    return ThreadedSwap(host, mover) if spare_core else InlineSwap(host, mover, clock)
 
 
 def has_spare_core() -> bool:

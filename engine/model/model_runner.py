@@ -124,7 +124,8 @@ class ModelRunner:
                 logits = self._step(self._inputs.build(batch))
                 tokens = self._sampler.sample(logits, rows) if rows else []
             if swap is not None:
-                finished = swap.poll() if batch.chunks else swap.wait_any()
+                step_ns = self._clock.now_ns() - began
+                finished = swap.poll(step_ns) if batch.chunks else swap.wait_any()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

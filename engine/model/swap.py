@@ -2,8 +2,9 @@
 
 A copy is cut into slices of about a mebibyte, so that a long context holds nobody up. On a CPU both
 sides are the machine's own memory: either a worker thread carries slices beside the compute, or,
-where the compute uses every core, `poll` carries some after it. Whatever way, a copy reads what
-earlier steps wrote, and neither side is touched any more once it was reported.
+where the compute uses every core, `poll` carries some after it: a tenth of the step's time, so that
+nobody's tokens come much later for it. Whatever way, a copy reads what earlier steps wrote, and
+neither side is touched any more once it was reported.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Protocol
 import torch
 
 from engine.core.batch import Copy
+from engine.core.clock import Clock, MonotonicClock
 from engine.model.block_packer import TorchPacker
 from engine.model.host_cache import HostCache
 from engine.model.kv_cache import KVCache
 
 SLICE_BYTES = 1 << 20
-# What is carried at the end of one step where no core is to spare: about a millisecond.
-STEP_BYTES = 8 << 20
+STEP_SHARE = 0.1  # of a step's time may go into copies at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class SwapEngine(Protocol):
         """Take copies; what they read is already there, and nobody writes it until they end."""
         ...
 
-    def poll(self) -> Finished:
-        """Return what has ended since the last call."""
+    def poll(self, step_ns: int) -> Finished:
+        """Return what has ended since the last call, after a step that took so long."""
         ...
 
     def wait_any(self) -> Finished:
@@ -156,13 +157,14 @@ class _Job:
 class InlineSwap:
     """Carries copies in the engine's own thread, at the end of a step and in the order given.
 
-    At most `step_bytes` a step (but a slice always): what is left goes on in the next.
+    A slice always, and more as long as that takes no more than STEP_SHARE of the step's own time;
+    what is left goes on in the next.
     """
 
-    def __init__(self, host: HostCache, mover: BlockMover, step_bytes: int = STEP_BYTES) -> None:
+    def __init__(self, host: HostCache, mover: BlockMover, clock: Clock | None = None) -> None:
         self._host = host
         self._mover = mover
-        self._slices = max(1, step_bytes // SLICE_BYTES)
+        self._clock = clock or MonotonicClock()
         self._jobs: deque[_Job] = deque()
 
     def begin(self, parks: Sequence[Copy], returns: Sequence[Copy]) -> None:
@@ -170,14 +172,14 @@ class InlineSwap:
         self._jobs.extend([_Job(copy, True, self._host, self._mover) for copy in parks])
         self._jobs.extend([_Job(copy, False, self._host, self._mover) for copy in returns])
 
-    def poll(self) -> Finished:
+    def poll(self, step_ns: int) -> Finished:
         """See SwapEngine."""
         if not self._jobs:
             return NOTHING
         over: list[_Job] = []
-        for _ in range(self._slices):
-            if not self._jobs:
-                break
+        until_ns = self._clock.now_ns() + int(STEP_SHARE * step_ns)
+        self._advance(over)
+        while self._jobs and self._clock.now_ns() < until_ns:
             self._advance(over)
         return _finished(over)
 
@@ -222,7 +224,7 @@ class ThreadedSwap:
         self._under_way.extend([(job, self._worker.submit(job.run)) for job in jobs])
         assert len(self._under_way) <= self._host.num_blocks, "more copies than host blocks"
 
-    def poll(self) -> Finished:
+    def poll(self, step_ns: int = 0) -> Finished:
         """See SwapEngine."""
         if not (self._under_way and self._under_way[0][1].done()):
             return NOTHING

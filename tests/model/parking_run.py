@@ -24,17 +24,25 @@ Work = Sequence[tuple[tuple[int, ...], int]]
 class ForcedParks(Fcfs):
     """First come, first served; who has got on by `every` tokens since its last park is parked.
 
-    `ids` are those it may park, None: all of them. Who is parked comes back when a coin says so.
+    `ids` are those it may park, None: all of them; only those that decode unless `prompts`. Who is
+    parked comes back when a coin says so.
     """
 
     def __init__(
-        self, draw: random.Random, most: int, every: int, ids: frozenset[str] | None = None
+        self,
+        draw: random.Random,
+        most: int,
+        every: int,
+        ids: frozenset[str] | None = None,
+        *,
+        prompts: bool = True,
     ) -> None:
         super().__init__()
         self._draw = draw
         self._most = most
         self._every = every
         self._ids = ids
+        self._prompts = prompts
 
     @property
     def swaps(self) -> bool:
@@ -44,8 +52,9 @@ class ForcedParks(Fcfs):
         return StepLimits(max_tokens=self._draw.randint(1, self._most))
 
     def traffic(self, view: View) -> Traffic:
+        running = (*view.decoding, *view.prefilling) if self._prompts else view.decoding
         return Traffic(
-            park=[r for r in (*view.decoding, *view.prefilling) if self._is_due(r)],
+            park=[r for r in running if self._is_due(r)],
             back=[r for r in view.parked if self._draw.random() < 0.4],
         )
 
@@ -65,8 +74,8 @@ class LossySwap:
     def begin(self, parks: Sequence[Copy], returns: Sequence[Copy]) -> None:
         self._inner.begin(parks, returns)
 
-    def poll(self) -> Finished:
-        return self._lose(self._inner.poll())
+    def poll(self, step_ns: int) -> Finished:
+        return self._lose(self._inner.poll(step_ns))
 
     def wait_any(self) -> Finished:
         return self._lose(self._inner.wait_any())
@@ -83,6 +92,17 @@ class LossySwap:
         return Finished(kept, (*found.lost, *lost))
 
 
+class Hurried:
+    """A clock on which everything takes a second, so that every step carries just one slice."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def now_ns(self) -> int:
+        self._now_ns += 1_000_000_000
+        return self._now_ns
+
+
 def with_host(
     runner: ModelRunner,
     num_host_blocks: int,
@@ -97,7 +117,7 @@ def with_host(
     cache = runner.attention.kv_cache
     host = HostCache(cache.shape, num_host_blocks, cache.block_size, form, checksums=checksums)
     host.data.fill_(0xFF)  # NaN: a block that is read before it is written must show
-    swap = make_swap(cache, host, native, spare_core=spare_core)
+    swap = make_swap(cache, host, native, spare_core=spare_core, clock=Hurried())
     if lossy is not None:
         swap = LossySwap(swap, *lossy)
     capacity = replace(

@@ -44,7 +44,7 @@ def movers(
 def engines(host: HostCache, mover: BlockMover) -> dict[str, Callable[[], SwapEngine]]:
     """Every way to carry copies here, by name."""
     return {
-        "inline": lambda: InlineSwap(host, mover, step_bytes=1),
+        "inline": lambda: InlineSwap(host, mover),
         "threaded": lambda: ThreadedSwap(host, mover),
     }
 

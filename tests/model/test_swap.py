@@ -22,6 +22,7 @@ from swap_cases import (
 )
 
 from engine.core.batch import Copy
+from engine.core.clock import VirtualClock
 from engine.core.errors import ModelLoadError
 from engine.model.block_packer import TorchPacker
 from engine.model.cuda_swap import runs
@@ -30,7 +31,15 @@ from engine.model.kernels.native import NativeKernels
 from engine.model.kernels.native_swap import NativeMover, supports
 from engine.model.kv_cache import KVCache, KVShape
 from engine.model.quantize import value_group
-from engine.model.swap import NOTHING, Finished, SwapEngine, ThreadedSwap, TorchMover
+from engine.model.swap import (
+    NOTHING,
+    SLICE_BYTES,
+    Finished,
+    InlineSwap,
+    SwapEngine,
+    ThreadedSwap,
+    TorchMover,
+)
 
 WAYS = [(mover, engine) for mover in ("torch", "native") for engine in ("inline", "threaded")]
 
@@ -172,28 +181,43 @@ def test_every_copy_is_reported_once_and_arrives(
         ended = wait_all(swap, len(parks) + len(returns))
         assert sorted(ended.copied) == sorted(copy.number for copy in (*parks, *returns))
         assert ended.lost == ()
-        assert swap.poll() == NOTHING
+        assert swap.poll(0) == NOTHING
         assert torch.equal(cache.data, before)
         parked.update(taken)
     assert number > 100
 
 
-def test_a_long_copy_takes_several_steps_where_no_core_is_to_spare(cache: KVCache) -> None:
-    """Slices, not contexts, are what a step carries; the others wait in their order."""
+class Measured(TorchMover):
+    """Takes a millisecond of a clock for every call."""
+
+    def __init__(self, cache: KVCache, host: HostCache, clock: VirtualClock) -> None:
+        super().__init__(cache, host)
+        self.clock = clock
+        self.calls = 0
+
+    def move_out(self, blocks: Sequence[int], host_blocks: Sequence[int], num_tokens: int) -> bool:
+        self.calls += 1
+        self.clock.advance_to(self.clock.now_ns() + 1_000_000)
+        return super().move_out(blocks, host_blocks, num_tokens)
+
+
+def test_a_long_copy_takes_several_steps_where_no_core_is_to_spare() -> None:
+    """A slice, and more while it takes a tenth of the step's time; the others wait in order."""
     wide = KVShape(4, 8, 128, torch.float32)
     cache = KVCache(wide, 40, 16, CPU)
     host = HostCache(wide, 40, 16, HostFormat("raw", 16))
-    swap = engines(host, TorchMover(cache, host))["inline"]()
+    mover = Measured(cache, host, VirtualClock())
+    swap = InlineSwap(host, mover, mover.clock)
     blocks = tuple(range(1, 41))
-    assert 40 * host.block_bytes > 8 << 20
+    num_slices = -(-39 * host.block_bytes // SLICE_BYTES)
+    assert num_slices > 12
     swap.begin([Copy("a", blocks[:39], blocks[:39], 1), Copy("b", (40,), (40,), 2)], [])
-    polls = 0
-    seen: list[int] = []
-    while len(seen) < 2:
-        seen += swap.poll().copied
-        polls += 1
-    assert polls > 4
-    assert seen == [1, 2]
+    assert (swap.poll(0), mover.calls) == (NOTHING, 1)
+    assert (swap.poll(9_000_000), mover.calls) == (NOTHING, 2)
+    assert (swap.poll(50_000_000), mover.calls) == (NOTHING, 7)
+    assert swap.wait_any() == Finished(copied=(1,))
+    assert mover.calls == num_slices
+    assert swap.poll(1_000_000_000) == Finished(copied=(2,))
 
 
 def test_after_a_drain_nothing_moves_and_nothing_is_reported(
@@ -204,7 +228,7 @@ def test_after_a_drain_nothing_moves_and_nothing_is_reported(
         swap.begin([Copy("a", (1, 2, 3), (1, 2, 3), 1), Copy("b", (4,), (4,), 2)], [])
         swap.drain()
         host.data.fill_(7)
-        assert swap.poll() == NOTHING
+        assert swap.poll(0) == NOTHING
         swap.begin([Copy("c", (9,), (9,), 3)], [])
         assert wait_all(swap, 1) == Finished(copied=(3,))
         assert (host.data[[1, 2, 3, 4]] == 7).all()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_kit import DEADLINE_S, ProcessMaker, order_of, read, tokens_of
 
+from engine.core.errors import ModelLoadError
+from engine.core.latency_profile import LatencyProfile, dump_profile
+from engine.serving.build import build_engine
 from engine.serving.config import EngineConfig
 
 torch = pytest.importorskip("torch")
@@ -77,3 +81,47 @@ async def test_a_model_answers_through_its_process(
     ]
     answers = await asyncio.gather(*[read(stream) for stream in streams])
     assert [tokens_of(events) for events in answers] == expected
+
+
+async def test_a_starved_engine_that_may_park_answers_the_same(
+    make_process: ProcessMaker, model_path: Path
+) -> None:
+    """Five blocks for eight requests that need two or three each, and a host beside them."""
+    expected = await asyncio.to_thread(answers_of_transformers, model_path)
+    engine = make_process(
+        EngineConfig(
+            str(model_path),
+            dtype="float32",
+            device="cpu",
+            policy="hybrid",
+            max_model_len=48,
+            kv_cache_bytes=6 * 16 * 512,
+            host_kv_bytes=1 << 20,
+            host_kv_checksums=True,
+            threads=1,
+            nice=0,
+        )
+    )
+    async with asyncio.timeout(4 * DEADLINE_S):
+        await engine.start()
+    assert engine.info is not None
+    assert (engine.info.num_blocks, engine.info.host_kv_format) == (5, "raw")
+    assert engine.info.num_host_blocks == (1 << 20) // (16 * 512) - 1
+    streams = [
+        engine.submit(order_of(f"r{i}", prompt=prompt, max_tokens=MAX_TOKENS))
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    answers = await asyncio.gather(*[read(stream) for stream in streams])
+    assert [tokens_of(events) for events in answers] == expected
+
+
+def test_a_format_without_a_price_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """A policy that weighs parking against computing must not do so with the other format's."""
+    path = tmp_path / "mine.json"
+    path.write_text(dump_profile(LatencyProfile("mine", base_ns=1.0, kv_bytes_per_token=64)))
+    config = EngineConfig("/nowhere", latency_profile=str(path), host_kv_format="int8")
+    with pytest.raises(ModelLoadError, match=r"^profile mine: .*: not measured, and INT8 needs it"):
+        build_engine(config, lambda stage, fraction: None)
+    config = replace(config, host_kv_format="int4")
+    with pytest.raises(ModelLoadError, match="unknown host format 'int4'; known: raw, int8"):
+        build_engine(config, lambda stage, fraction: None)
