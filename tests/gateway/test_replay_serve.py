@@ -1,4 +1,4 @@
-"""`tiergate replay` against `tiergate serve`, both processes: what is measured is what is billed."""
+"""`tiergate replay` against `tiergate serve`, as processes: what is measured is what is billed."""
 
 from __future__ import annotations
 
