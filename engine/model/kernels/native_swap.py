@@ -33,6 +33,8 @@ class NativeMover:
         self._cache = cache  # held because the kernel is given addresses
         self._host = host
         self._tables = step_tables(cache.device)
+        # The kernel compares 16 edges at once; no number is above NaN, read as an integer.
+        self._edges = torch.cat([self._tables.edges, torch.full((16,), float("nan"))])
         self._pack = native.functions["tg_pack_blocks"]
         self._unpack = native.functions["tg_unpack_blocks"]
         self._source = (
@@ -58,7 +60,7 @@ class NativeMover:
             len(blocks),
             num_tokens,
             self._tables.inverses.data_ptr(),
-            self._tables.edges.data_ptr(),
+            self._edges.data_ptr(),
         )
         return not status
 

@@ -9,11 +9,18 @@ using namespace tiergate;
 namespace {
 
 constexpr int kUnsound = 255;
-typedef int8_t Q16 __attribute__((vector_size(16)));
+// An octave has eight codes and edges[254] = 2^16, so an exponent e tells where to begin looking: at
+// 8 e - kBefore, at most nine codes below the answer. (An edge may have been rounded.)
+constexpr int kBefore = 8 * (127 + 16) - 254 + 1;
+
+inline int first_code(int exponent) {
+  const int code = 8 * exponent - kBefore;
+  return code < 0 ? 0 : code < kUnsound ? code : kUnsound;
+}
 using I16 = Vec<16>::I;
 
 struct Tables {
-  const float *steps, *inverses, *edges;  // by code: [256], [256], [255]
+  const float *steps, *inverses, *edges;  // by code: [256], [256], [255 and 16 times NaN]
 };
 
 struct Shape {
@@ -21,12 +28,6 @@ struct Shape {
   int channels() const { return width; }
   int64_t numbers() const { return (int64_t)size * width; }
 };
-
-inline int32_t bits_of(float x) {
-  int32_t i;
-  memcpy(&i, &x, 4);
-  return i;
-}
 
 // Magnitudes as integers have the order of the numbers, with NaN above infinity.
 inline I16 magnitude(F16 v) { return (I16)v & 0x7fffffff; }
@@ -42,32 +43,56 @@ inline int32_t highest(I16 v) {
 #endif
 }
 
-// The first code whose edge reaches the magnitude; 255 where none does.
+// The first code whose edge reaches the magnitude; 255 where none does. No branch depends on it.
 inline int code_of(int32_t bits, const Tables& t) {
-  // An octave has eight codes, and edges[254] = 2^16: begin below what can be the answer.
-  int code = 8 * ((bits >> 23) - 127) + 254 - 8 * 16 - 1;
-  if (code > kUnsound) return kUnsound;
-  if (code < 0) code = 0;
-  while (code < kUnsound && bits_of(t.edges[code]) < bits) code++;
-  return code;
+  const int first = first_code(bits >> 23);
+  I16 edges;
+  memcpy(&edges, t.edges + first, sizeof edges);
+  const int code = first + __builtin_popcount(lanes(edges < (I16{} + bits)));
+  return code < kUnsound ? code : kUnsound;
+}
+
+// The same for 16 numbers; false where one of them has none.
+inline bool codes_of(I16 magnitudes, uint8_t* codes, const Tables& t) {
+  bool sound = true;
+  for (int k = 0; k < 16; k++) {
+    const int code = code_of(magnitudes[k], t);
+    sound &= code != kUnsound;
+    codes[k] = (uint8_t)code;
+  }
+  return sound;
 }
 
 // To the nearest integer, ties to even. Not by adding 1.5 * 2^23: the compiler would fuse that with
-// the product before it, and one rounding less is another byte than torch finds.
-inline Q16 to_integers(F16 v) {
+// the product before it, and one rounding less is another byte than torch finds. Written to `out`.
+inline void store_integers(int8_t* out, F16 v) {
 #ifdef __AVX512F__
-  I16 whole = (I16)_mm512_cvtps_epi32((__m512)v);
+  _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)v)));
 #else
-  I16 whole;
-  for (int k = 0; k < 16; k++) whole[k] = (int32_t)__builtin_rintf(v[k]);
+  for (int k = 0; k < 16; k++) out[k] = (int8_t)(int32_t)__builtin_rintf(v[k]);
 #endif
-  return __builtin_convertvector(whole, Q16);
 }
 
 inline F16 to_floats(const int8_t* p) {
-  Q16 q;
-  memcpy(&q, p, sizeof q);
-  return __builtin_convertvector(__builtin_convertvector(q, I16), F16);
+#ifdef __AVX512F__
+  return (F16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
+  F16 v;
+  for (int k = 0; k < 16; k++) v[k] = p[k];
+  return v;
+#endif
+}
+
+// The table's entries of 16 codes.
+inline F16 look_up(const float* table, const uint8_t* codes) {
+#ifdef __AVX512F__
+  __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)codes));
+  return (F16)_mm512_i32gather_ps(at, table, 4);
+#else
+  F16 v;
+  for (int k = 0; k < 16; k++) v[k] = table[codes[k]];
+  return v;
+#endif
 }
 
 // `used` tokens of the plane [size, channels] hold something. Channels are a multiple of 16.
@@ -82,18 +107,15 @@ bool pack_keys(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int use
       I16 top{};
       for (int i = first; i < end; i++)
         top = most(top, magnitude(load<16>(in + (int64_t)i * channels + c)));
-      F16 inverse;
-      for (int k = 0; k < 16; k++) {
-        int code = code_of(top[k], t);
-        sound &= code != kUnsound;
-        *codes++ = (uint8_t)code;
-        inverse[k] = t.inverses[code];
-      }
-      for (int i = first; i < last; i++) {
+      sound &= codes_of(top, codes, t);
+      const F16 inverse = look_up(t.inverses, codes);
+      codes += 16;
+      int i = first;
+      for (; i < end; i++) {
         int64_t at = (int64_t)i * channels + c;
-        Q16 q = i < end ? to_integers(load<16>(in + at) * inverse) : Q16{};
-        memcpy(out + at, &q, sizeof q);
+        store_integers(out + at, load<16>(in + at) * inverse);
       }
+      for (; i < last; i++) memset(out + (int64_t)i * channels + c, 0, 16);
     }
   }
   return sound;
@@ -113,10 +135,9 @@ bool pack_values(const T* in, int8_t* out, uint8_t* codes, const Shape& s, int u
     const int code = code_of(highest(top), t);
     sound &= code != kUnsound;
     codes[i] = (uint8_t)code;
-    for (int c = 0; c < s.together; c += 16) {
-      Q16 q = is_used ? to_integers(load<16>(in + c) * t.inverses[code]) : Q16{};
-      memcpy(out + c, &q, sizeof q);
-    }
+    if (!is_used) memset(out, 0, s.together);
+    for (int c = 0; is_used && c < s.together; c += 16)
+      store_integers(out + c, load<16>(in + c) * t.inverses[code]);
   }
   return sound;
 }
@@ -126,8 +147,8 @@ void unpack_keys(T* out, const int8_t* in, const uint8_t* codes, const Shape& s,
   const int channels = s.channels();
   for (int first = 0; first < s.size; first += s.group)
     for (int c = 0; c < channels; c += 16) {
-      F16 step;
-      for (int k = 0; k < 16; k++) step[k] = t.steps[*codes++];
+      const F16 step = look_up(t.steps, codes);
+      codes += 16;
       for (int i = first; i < first + s.group; i++) {
         int64_t at = (int64_t)i * channels + c;
         store<16>(out + at, to_floats(in + at) * step);
