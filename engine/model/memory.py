@@ -112,6 +112,8 @@ def plan_host(
     if wanted_bytes is None:
         share, cap = (PINNED_SHARE, PINNED_CAP) if is_pinned else (HOST_SHARE, HOST_CAP)
         num_bytes = min(int(available * share), cap)
+        if is_pinned and num_bytes:
+            num_bytes = 1 << num_bytes.bit_length() - 1  # torch pins powers of two
         return max(0, min(num_bytes // block_bytes - 1, HOST_PER_DEVICE * num_device_blocks))
     if wanted_bytes == 0:
         return 0
