@@ -61,6 +61,8 @@ class Scheduler:
         self.dispatched: Batch | None = None
         self._dispatched_requests: list[Request] = []
         self.predicted_ns = 0  # what the dispatched step should take
+        self._began_ns: int | None = None  # of the last step, where the next follows at once
+        self._lesson: tuple[int, int] | None = None  # what a step should have taken, and took
 
     # Coming and going
 
@@ -143,6 +145,7 @@ class Scheduler:
     def schedule(self, now_ns: int) -> Batch | None:
         """Return the next batch, or None when nobody waits, runs or is carried."""
         assert self.dispatched is None, "a step is still out"
+        self._time_last_step(now_ns)
         if self._live:
             planned = self.planner.plan(now_ns)
             # No state lets live requests stand still (laws L11, L12); see planner.py for why.
@@ -161,7 +164,19 @@ class Scheduler:
         moves = self.planner.moves
         self.dispatched = Batch(self.step, tuple(chunks), tuple(moves.parks), tuple(moves.returns))
         self.predicted_ns = int(self.planner.cost.total_ns)
+        self._began_ns = now_ns if chunks else None
         return self.dispatched
+
+    def _time_last_step(self, now_ns: int) -> None:
+        """Note what the last step took, from batch to batch as profiles count it.
+
+        What the loop does between steps is in it; where the engine may have idled nobody knows.
+        Copies beside a step cost it nothing, or are what steps cost. Learnt with the next result:
+        ranks must not move while a step is planned.
+        """
+        began_ns, self._began_ns = self._began_ns, None
+        if began_ns is not None and self._live:
+            self._lesson = (self.predicted_ns, now_ns - began_ns)
 
     def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take a step's result in: counters, tokens, ends, copies that are over.
@@ -173,8 +188,9 @@ class Scheduler:
         assert result.step == batch.step, f"result of step {result.step} for {batch.step}"
         assert [t.request_id for t in result.tokens] == sampling, "one token per sampling chunk"
         requests = self._take_back(batch)
-        if self.model is not None:  # copies beside a step cost it nothing, or are what steps cost
-            self.model.learn(self.predicted_ns, result.elapsed_ns)
+        if self._lesson is not None and self.model is not None:
+            self.model.learn(*self._lesson)
+        self._lesson = None
         events = []
         tokens = iter(result.tokens)
         for chunk, request in zip(batch.chunks, requests, strict=True):
@@ -194,6 +210,8 @@ class Scheduler:
         if batch.chunks:
             live = [request for request in requests if request.status is Status.RUNNING]
             self.policy.observe(live, result.elapsed_ns, self.planner.view(now_ns))
+        if not self._live:
+            self._began_ns = None
         return events
 
     def recompute(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
@@ -202,6 +220,7 @@ class Scheduler:
         That holds for whoever is being carried as well (law L33): a return that were tried again
         and again would take everybody in its steps with it.
         """
+        self._began_ns = self._lesson = None
         return self._start_over([*self._take_back(batch), *self._lose_copies()], now_ns, detail)
 
     def _end_copies(self, result: StepResult, now_ns: int) -> list[TokenEvent]:

@@ -16,12 +16,13 @@ from engine.core.policies import make_policy
 from engine.core.tape import StepFinished, replay
 from engine.core.tape_file import load_tape
 from engine.serving.build import ModelLoadError
+from engine.serving.build import profile_name
 from engine.serving.config import EngineConfig
 from engine.serving.inprocess import InProcessEngine
 
 
 def fresh_core(config: EngineConfig, capacity: Capacity) -> EngineCore:
-    model = LatencyModel(load_profile(config.latency_profile))
+    model = LatencyModel(load_profile(profile_name(config)))
     return EngineCore(
         capacity,
         make_policy(config.policy, config.policy_options, model),
