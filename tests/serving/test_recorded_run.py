@@ -15,8 +15,7 @@ from engine.core.latency_profile import load_profile
 from engine.core.policies import make_policy
 from engine.core.tape import StepFinished, replay
 from engine.core.tape_file import load_tape
-from engine.serving.build import ModelLoadError
-from engine.serving.build import profile_name
+from engine.serving.build import ModelLoadError, profile_name
 from engine.serving.config import EngineConfig
 from engine.serving.inprocess import InProcessEngine
 
