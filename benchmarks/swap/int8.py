@@ -35,7 +35,7 @@ from engine.model.kernels.native import load_native
 from engine.model.kv_cache import KVCache
 from engine.model.loader import load_runner
 from engine.model.self_check import MakeAttention
-from tests.model.int8_run import BLOCK, Decoding, Divergence, divergence
+from tests.model.int8_run import BLOCK, Decoding, Disturb, Divergence, divergence
 from tests.model.tiny_models import VOCAB, random_model, tiny_config
 
 RESULT = Path(__file__).parents[1] / "results" / "swap_int8.json"
@@ -78,8 +78,18 @@ def builtin(dtype: str, count: int, seed: int) -> Subject:
     return Subject(f"built-in, {dtype}", model, prompts, 160, fastest)
 
 
+def last_place(blocks: torch.Tensor) -> torch.Tensor:
+    """Return bfloat16 numbers with the last bit of a random half of them turned over."""
+    bits = blocks.view(torch.int16)
+    return (bits ^ torch.randint_like(bits, 2)).view(torch.bfloat16)
+
+
 def measured(
-    make: Callable[[int], Subject], seeds: int, form: HostFormat, every: int | None
+    make: Callable[[int], Subject],
+    seeds: int,
+    form: HostFormat,
+    every: int | None,
+    disturb: Disturb | None = None,
 ) -> tuple[Subject, list[Divergence]]:
     native, found = load_native(), []
     for seed in range(seeds):
@@ -96,6 +106,7 @@ def measured(
                     seed=seed,
                     native=native,
                     make_attention=subject.make_attention,
+                    disturb=disturb,
                 )
             )
     return subject, found
@@ -176,6 +187,18 @@ def arithmetic(count: int) -> dict[str, Any]:
     }
 
 
+def least_change(seeds: int, count: int) -> dict[str, Any]:
+    """Return what the smallest change that bfloat16 knows does to the built-in model's answers."""
+
+    def make(seed: int) -> Subject:
+        return builtin("bfloat16", count, seed)
+
+    subject, found = measured(make, seeds, HostFormat(), None, last_place)
+    row = row_of(subject, HostFormat(), None, found)
+    what = "built-in model, bfloat16, parked raw once, the last bit of half the numbers turned over"
+    return {"what": what, **{name: row[name] for name in ("positions", "agreement", "logit_error")}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
@@ -197,6 +220,8 @@ def main() -> None:
             flush=True,
         )
     floor = arithmetic(args.answers)
+    least = least_change(args.seeds, args.answers)
+    print(f"{least['what']}: {least['agreement']:.2%}, {least['logit_error']:.2%}")
     print(f"{floor['what']}: {floor['agreement']:.2%}, {floor['logit_error']:.2%}")
     if args.dry_run:
         return
@@ -206,6 +231,7 @@ def main() -> None:
         "counted": "after the first park; agreement is teacher-forced (see the script's text)",
         "rows": found,
         "arithmetic": floor,
+        "least_change": least,
     }
     RESULT.write_text(json.dumps(report, indent=2) + "\n")
     print(f"wrote {RESULT.name}")

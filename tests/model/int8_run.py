@@ -9,7 +9,7 @@ differ, so this counts the same events more than once.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from engine.model.kv_cache import KVCache
 from engine.model.self_check import MakeAttention
 from engine.model.step_input import StepInputBuilder
 
+Disturb = Callable[[torch.Tensor], torch.Tensor]
 BLOCK = 16
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0)
 
@@ -64,7 +65,9 @@ class Decoding:
         form: HostFormat,
         native: NativeKernels | None,
         make_attention: MakeAttention = TorchAttention,
+        disturb: Disturb | None = None,
     ) -> None:
+        self._disturb = disturb
         self._each = -(-longest // BLOCK)
         count = len(prompts) * self._each
         shape = kv_shape_of(model.needs)
@@ -109,6 +112,9 @@ class Decoding:
             self._swap.begin(parks, returns)
             assert self._swap.wait_any().lost == ()
         self._cache.data[:, :, list(old)] = float("nan")
+        if self._disturb is not None:
+            back = self._cache.data[:, :, list(new)]
+            self._cache.data[:, :, list(new)] = self._disturb(back)
         self._tables[index] = (*new, *self._tables[index][used:])
         self._spare = (*old, *self._spare[used:])
 
@@ -123,10 +129,12 @@ def divergence(
     seed: int,
     native: NativeKernels | None = None,
     make_attention: MakeAttention = TorchAttention,
+    disturb: Disturb | None = None,
 ) -> Divergence:
     """Park every sequence of a batch at a random moment of its answer, or each `every` tokens.
 
     A sequence is first parked after 0 (only the prompt is there) to num_new - 2 tokens of its own.
+    `disturb` changes what came back besides.
     """
     draw = random.Random(seed)
     longest = max(map(len, prompts)) + num_new
@@ -136,7 +144,7 @@ def divergence(
         moments = [set(range(draw.randrange(every), num_new - 1, every)) for _ in prompts]
 
     def decoding() -> Decoding:
-        return Decoding(model, prompts, longest, form, native, make_attention)
+        return Decoding(model, prompts, longest, form, native, make_attention, disturb)
 
     still = decoding()
     logits = [still.feed(prompts)]
