@@ -114,7 +114,7 @@ def test_errors_and_prices_are_printed(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_engine_of_serve_is_told_its_profile(home: Path) -> None:
     """What was measured reaches the scheduler; a file that is none is refused in one line."""
-    assert engine_config(Settings.load()).latency_profile == "builtin-cpu"
+    assert engine_config(Settings.load()).latency_profile == "auto"
     config = engine_config(Settings.load(latency_profile="no-such.json"))
     with pytest.raises(ModelLoadError, match=r"no-such\.json: No such file") as caught:
         build_engine(config, lambda stage, fraction: None)
