@@ -8,7 +8,6 @@ copies go on beside any number of steps; what either still uses stays fenced unt
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chunk
@@ -21,7 +20,8 @@ from engine.core.planner import Planner
 from engine.core.policy import SchedulingPolicy
 from engine.core.queues import Queues
 from engine.core.request import FinishReason, Request, RequestOrder, Status
-from engine.core.stats import RequestStats, TokenEvent
+from engine.core.request_story import stats_of
+from engine.core.stats import TokenEvent
 
 MAX_FAULTS = 2
 
@@ -130,7 +130,7 @@ class Scheduler:
             token_id=None,
             at_ns=now_ns,
             finish_reason=reason,
-            stats=_stats(request, num_output_tokens=num_output_tokens, detail=detail),
+            stats=stats_of(request, num_output_tokens=num_output_tokens, detail=detail),
         )
 
     def _finish(self, request: Request, reason: FinishReason, now_ns: int) -> None:
@@ -305,7 +305,7 @@ class Scheduler:
         else:
             self._finish(request, reason, now_ns)
             self._predictor.observe(request.order, len(request.output))
-        stats = None if reason is None else _stats(request)
+        stats = None if reason is None else stats_of(request)
         return TokenEvent(
             request.id, token.token_id, now_ns, token.logprob, token.top, reason, stats
         )
@@ -367,39 +367,4 @@ def _prefill_chunk(request: Request, num_tokens: int, block_ids: tuple[int, ...]
         output_index=len(request.output),
         prompt_ids=request.order.prompt if needs_history else (),
         output_ids=tuple(request.output) if needs_history else (),
-    )
-
-
-def _parked_ns(request: Request) -> int:
-    """Return the time a finished request spent on the host."""
-    steps = itertools.pairwise(request.timeline)
-    return sum(b.at_ns - a.at_ns for a, b in steps if a.status is Status.PARKED)
-
-
-def _stats(
-    request: Request, *, num_output_tokens: int | None = None, detail: str = ""
-) -> RequestStats:
-    """Tell a finished request's whole story, from its counters and its timeline."""
-    assert request.finish_reason is not None
-    generated = len(request.output)
-    order = request.order
-    return RequestStats(
-        request_id=request.id,
-        tenant=order.tenant,
-        tier=order.tier,
-        finish_reason=request.finish_reason,
-        arrival_ns=order.arrival_ns,
-        finished_ns=request.timeline[-1].at_ns,
-        first_scheduled_ns=request.first_scheduled_ns,
-        first_token_ns=request.first_token_ns,
-        last_token_ns=request.last_token_ns,
-        num_prompt_tokens=request.num_prompt_tokens,
-        num_cached_tokens=request.num_cached,
-        num_output_tokens=generated if num_output_tokens is None else num_output_tokens,
-        preemptions=request.preemption_count,
-        late_tokens=request.late_tokens,
-        parks=request.park_count,
-        parked_ns=_parked_ns(request),
-        predicted_tokens=0.0 if request.estimate is None else request.estimate.middle,
-        detail=detail,
     )
