@@ -16,6 +16,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "TIERGATE_"
 
+# Far above all that makes sense, and small enough to be counted in bytes and nanoseconds.
+MOST_GIB = 2**20
+MOST_S = 30 * 24 * 3600
+
 # Flags of single commands, which no gateway reads.
 COMMAND_VARIABLES = frozenset(
     {
@@ -125,10 +129,16 @@ class Settings(BaseSettings):
         4 * 2**20, ge=1024, description="Largest request body; longer ones are refused unread."
     )
     body_timeout_s: float = Field(
-        30.0, gt=0, description="Longest time a client may take to send its request body."
+        30.0,
+        gt=0,
+        le=MOST_S,
+        description="Longest time a client may take to send its request body.",
     )
     stream_timeout_s: float = Field(
-        600.0, gt=0, description="Longest life of one answer; every stream has a deadline."
+        600.0,
+        gt=0,
+        le=MOST_S,
+        description="Longest life of one answer; every stream has a deadline.",
     )
     drain_timeout_s: float = Field(
         30.0, ge=0, description="How long running answers may go on after a stop signal."
@@ -209,11 +219,15 @@ class Settings(BaseSettings):
         None, ge=2, description="Longest prompt plus answer in tokens; unset: the model's own."
     )
     kv_cache_gib: float | None = Field(
-        None, gt=0, description="Memory of the KV cache; unset: measured at start-up."
+        None,
+        gt=0,
+        le=MOST_GIB,
+        description="Memory of the KV cache; unset: measured at start-up.",
     )
     host_kv_gib: float | None = Field(
         None,
         ge=0,
+        le=MOST_GIB,
         description="Host memory for parked requests; unset: a share of what is free; 0: none.",
     )
     host_kv_format: Literal["raw", "int8"] = Field(

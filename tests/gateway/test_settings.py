@@ -84,11 +84,15 @@ def test_a_data_home_that_the_xdg_rules_ignore_is_ignored(
         ("log_level", "loud", r"'debug', 'info'"),
         ("max_queue", "0", r"greater than or equal to 1"),
         ("kv_cache_gib", "-1", r"greater than 0"),
+        ("kv_cache_gib", "inf", r"less than or equal to"),
         ("host_kv_gib", "-1", r"greater than or equal to 0"),
+        ("host_kv_gib", "1e300", r"less than or equal to"),
         ("host_kv_format", "int4", r"'raw' or 'int8'"),
         ("host_kv_group", "0", r"greater than or equal to 1"),
         ("pepper", "short", r"at least 32 characters"),
         ("stream_timeout_s", "0", r"greater than 0"),
+        ("stream_timeout_s", "inf", r"less than or equal to"),
+        ("body_timeout_s", "inf", r"less than or equal to"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_it(
