@@ -29,6 +29,8 @@ from engine.sim.workload import SimTier
 
 # Fields of run.json that make a workload.
 WORKLOAD = ("trace", "lengths", "requests", "arrivals", "tenants", "tiers")
+# The others that a page is made of.
+ABOUT = ("version", "profile", "predictor", "policies")
 
 
 class StoredError(ValueError):
@@ -60,6 +62,9 @@ def load_run(path: Path) -> StoredRun:
     run = _json(path / MARK)
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         raise StoredError(f"{path}: {MARK} is not of the format {FORMAT}")
+    missing = [field for field in (*WORKLOAD, *ABOUT) if field not in run]
+    if missing:
+        raise StoredError(f"{path}: field {missing[0]} is missing")
     try:
         tiers = parse_tiers(f"{path / MARK}: tiers", run["tiers"])
         points = [json.loads(line) for line in _text(path / "points.jsonl").splitlines()]

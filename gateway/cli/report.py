@@ -52,9 +52,10 @@ def report(
         judged_by = parse_criterion(criterion)
         runs = [load_run(Path(folder)) for folder in folders]
         tallies = side_by_side(runs)
+        facts, fields = _readable(runs)
         made = Report(
             title=title,
-            facts=_facts(runs),
+            facts=facts,
             tiers=runs[0].tiers,
             tallies=tallies,
             capacities=capacities_of(tallies, judged_by),
@@ -68,9 +69,21 @@ def report(
                     shutil.copyfile(
                         run.records_of(row), folder / "records" / run.records_of(row).name
                     )
-            write_report(folder, made, _run_fields(runs))
+            write_report(folder, made, fields)
     show_comparison(made)
     note(f"written: {Path(out) / 'report.html'}")
+
+
+def _readable(runs: Sequence[StoredRun]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Return head and fields; CommandError for fields that hold what no command writes there."""
+    try:
+        return _facts(runs), _run_fields(runs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        where = ", ".join(str(run.path) for run in runs)
+        raise CommandError(
+            f"{where}: a run.json is not as compare and replay write it: "
+            f"{type(error).__name__} {error}"
+        ) from error
 
 
 def _facts(runs: Sequence[StoredRun]) -> list[tuple[str, str]]:
@@ -111,9 +124,6 @@ def _run_fields(runs: Sequence[StoredRun]) -> dict[str, Any]:
                 continue
             measured[label] = found
     first = runs[0].run
-    missing = [field for field in WORKLOAD if field not in first]
-    if missing:
-        raise CommandError(f"{runs[0].path}: field {missing[0]} is missing")
     return {
         **{field: first[field] for field in WORKLOAD},
         "version": first["version"],

@@ -363,6 +363,32 @@ def test_other_workloads_are_not_laid_beside_each_other(tiergate: Any, tmp_path:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", None), ("trace", "gone"), ("policies", 0), ("measured", {"it": {}})],
+)
+def test_a_folder_that_says_too_little_of_itself_is_one_line(
+    tiergate: Any, tmp_path: Path, field: str, value: object
+) -> None:
+    trace = write_trace(tmp_path / "t.csv", [server.PLAIN] * 4)
+    done = tiergate(
+        "compare", "--trace", str(trace), "--policies", "fcfs", "--rates", "5", "--jobs", "1",
+        "--seeds", "1", "--requests", "4", "--out", str(tmp_path / "one"),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    file = tmp_path / "one" / "run.json"
+    run = json.loads(file.read_text())
+    run[field] = value
+    if value is None:
+        del run[field]
+    file.write_text(json.dumps(run))
+    done = tiergate("report", str(tmp_path / "one"), "--out", str(tmp_path / "out"))
+    assert (done.code, done.out) == (2, "")
+    assert str(tmp_path / "one") in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 ROWS = st.lists(
     st.builds(
         TraceRow,
