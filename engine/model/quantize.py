@@ -97,6 +97,9 @@ def dequantize(
     keys.mul_(tables.steps[key_codes.int()][:, :, :, None])
     values = _split(numbers[:, :, 1], integers.shape[-1] // value_codes.shape[-1])
     values.mul_(tables.steps[value_codes.int()][..., None])
+    if dtype == torch.float16:  # its largest numbers are rounded up to LARGEST, which it lacks
+        largest = torch.finfo(dtype).max
+        numbers.clamp_(-largest, largest)
     return numbers.to(dtype)
 
 

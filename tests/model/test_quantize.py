@@ -94,6 +94,14 @@ def test_what_cannot_be_kept_is_marked(bad: float, which: int) -> None:
     assert int((codes == UNSOUND).sum()) == 1
 
 
+@pytest.mark.parametrize("number", [65280.0, -65504.0])
+def test_the_largest_numbers_of_float16_stay_finite(number: float) -> None:
+    """Rounded up, 127 steps of the last code are 65,536, which float16 does not have."""
+    blocks = torch.full((1, 1, 2, 16, 1, 64), number, dtype=torch.float16)
+    found = dequantize(*quantize(blocks, 16, TABLES), TABLES, torch.float16)
+    assert (found.float() - number).abs().max() <= 259
+
+
 def test_parking_again_and_again_does_not_drift() -> None:
     """Twenty round trips cost little more than one: what came back lies on the grid already.
 
