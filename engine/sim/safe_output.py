@@ -26,6 +26,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     An existing folder is only replaced when told so, and when it is empty or of our own making.
     """
+    if path.name in ("", ".."):  # nothing can be put in the place of where one stands
+        raise OutputError(f"{path}: is not the name of a folder; name one to be made")
     _check_folder(path, replace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,19 @@ def test_an_empty_folder_is_filled_and_a_file_is_not_one(tmp_path: Path) -> None
         pass
 
 
+@pytest.mark.parametrize("place", [".", "", "..", "deep/..", "/"])
+def test_where_one_stands_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """Also an empty folder: what is being written lies in it, so it would be refused at the end."""
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep" if place == "." else tmp_path)
+    reached = False
+    with pytest.raises(OutputError, match="name one to be made"), new_folder(Path(place)):
+        reached = True
+    assert not reached
+
+
 def test_a_file_replaces_the_one_before_it(tmp_path: Path) -> None:
     path = tmp_path / "point.json"
     path.write_text("old")
