@@ -199,7 +199,8 @@ class Settings(BaseSettings):
     policy: str = Field(
         "auto",
         min_length=1,
-        description="Scheduling policy, by name; auto: hybrid where the model has a profile.",
+        description="Scheduling policy, NAME or NAME[key=value;...]; auto: hybrid where the model"
+        " has a profile.",
     )
     latency_profile: str = Field(
         "auto",

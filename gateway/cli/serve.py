@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from engine.core.errors import EngineError
 from engine.serving.config import EngineConfig
 from engine.serving.process import EngineProcess
+from engine.sim.choices import ChoiceError, PolicyChoice, parse_choice
 from gateway import logging as gateway_logging
 from gateway.admin_token import admin_token_file, find_admin_token
 from gateway.app import create_app
@@ -48,13 +49,15 @@ SWITCH_INTERVAL_S = 0.0005
 def serve(settings: Settings) -> int:
     """Serve until a stop signal; return the exit code. Raises CommandError or LedgerError."""
     gateway_logging.set_up(settings.log_level)
+    policy_choice(settings.policy)  # a typing error must not cost a model's loading
     prepare_process()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Gateway(settings).run())
 
 
 def engine_config(settings: Settings) -> EngineConfig:
-    """Return what the engine's process is told."""
+    """Return what the engine's process is told; raises CommandError for a policy's bad option."""
+    choice = policy_choice(settings.policy)
     memory, parked = settings.kv_cache_gib, settings.host_kv_gib
     folder = Path(settings.model).expanduser()
     return EngineConfig(
@@ -63,7 +66,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         served_name=folder.resolve().name if folder.is_dir() else "",
         device=settings.device,
         dtype=settings.dtype,
-        policy=settings.policy,
+        policy=choice.name,
+        policy_options=choice.options,
         latency_profile=settings.latency_profile,
         threads=settings.threads,
         max_batch_tokens=settings.max_batch_tokens,
@@ -77,6 +81,17 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_waiting_requests=settings.max_queue + settings.max_running,
         max_waiting_prompt_tokens=2 * settings.max_queue_prompt_tokens,
     )
+
+
+def policy_choice(text: str) -> PolicyChoice:
+    """Return the policy and its options, written as in the simulator: NAME[key=value;...]."""
+    try:
+        choice = parse_choice(text)
+    except ChoiceError as error:
+        raise CommandError(f"--policy: {error}") from error
+    if choice.predictor or choice.num_kv_tokens or choice.num_host_kv_tokens:
+        raise CommandError(f"--policy: {text!r:.80} has options that only the simulator knows")
+    return choice
 
 
 def prepare_process() -> None:

@@ -14,7 +14,9 @@ Model = Annotated[
 ]
 Device = Annotated[Text, flag("device", "auto, cpu, cuda or cuda:N; default auto.", "DEVICE")]
 Dtype = Annotated[Text, flag("dtype", "auto, float32, bfloat16 or float16; default auto.", "DTYPE")]
-Policy = Annotated[Text, flag("policy", "Scheduling policy; default auto.", "NAME")]
+Policy = Annotated[
+    Text, flag("policy", "Scheduling policy, NAME or NAME[key=value;...]; default auto.", "NAME")
+]
 LatencyProfile = Annotated[
     Text,
     flag("latency-profile", "Name, or file of `tiergate profile`; default auto.", "P"),

@@ -11,6 +11,7 @@ from engine.core.errors import ModelLoadError
 from engine.core.latency_profile import LatencyProfile, load_profile
 from engine.serving.build import build_engine
 from engine.serving.config import EngineConfig
+from gateway.cli.output import CommandError
 from gateway.cli.profile import default_name, machine, show
 from gateway.cli.serve import engine_config
 from gateway.settings import Settings
@@ -119,3 +120,17 @@ def test_the_engine_of_serve_is_told_its_profile(home: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"no-such\.json: No such file") as caught:
         build_engine(config, lambda stage, fraction: None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_policy_is_written_as_in_the_simulator() -> None:
+    """Its options go to the engine; what only a simulation has is refused in one line."""
+    told = engine_config(Settings.load(policy="hybrid[pause_s=40;guard=0]"))
+    assert (told.policy, told.policy_options) == ("hybrid", (("pause_s", 40.0), ("guard", 0.0)))
+    assert engine_config(Settings.load()).policy_options == ()
+    for text, why in (
+        ("hybrid[", "must be NAME"),
+        ("hybrid[pause_s=x]", "pause_s"),
+        ("alise[predictor=oracle]", "only the simulator knows"),
+    ):
+        with pytest.raises(CommandError, match=f"^--policy: .*{why}[^\n]*$"):
+            engine_config(Settings.load(policy=text))
