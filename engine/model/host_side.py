@@ -31,6 +31,7 @@ class HostOptions:
     num_bytes: int | None  # None: a share of what is free
     form: HostFormat
     checksums: bool = False
+    spare_core: bool | None = None  # a core is left to carry contexts; None: not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -84,6 +84,7 @@ def load_runner(
     host_kv_format: str = "raw",
     host_kv_group: int | None = None,
     host_kv_checksums: bool = False,
+    spare_core: bool | None = None,
     runner: str = "auto",
     progress: Progress | None = None,
 ) -> ModelRunner:
@@ -91,8 +92,9 @@ def load_runner(
 
     `device`: "auto", "cpu", "cuda" or "cuda:N". `dtype`: "auto" (the checkpoint's own, where the
     device computes it well) or a key of DTYPES. None means: choose. `host_kv_bytes` is for parked
-    contexts (0: none), in `host_kv_format` (see host_cache.py). `progress(stage, fraction)` is
-    called as loading goes on. Raises ModelLoadError, one line.
+    contexts (0: none), in `host_kv_format` (see host_cache.py); `spare_core` says that a core is
+    left to a thread that carries them (None: as affinity has it, whatever the container's quota).
+    `progress(stage, fraction)` is called as loading goes on. Raises ModelLoadError, one line.
     """
     report = progress or _say_nothing
     report("checking the model", 0.0)
@@ -110,7 +112,7 @@ def load_runner(
         requests if max_batch_requests is None else max_batch_requests,
         block_size,
         kv_cache_bytes,
-        HostOptions(host_kv_bytes, form, host_kv_checksums),
+        HostOptions(host_kv_bytes, form, host_kv_checksums, spare_core),
     )
     _check(limits)
     checkpoint = open_checkpoint(model)
@@ -149,7 +151,9 @@ def _load(
 
     report("making the KV cache", 0.8)
     cache, capacity = _make_pool(found, limits)
-    host = make_host_side(cache, limits.host, native, spare_core=has_spare_core())
+    spare = limits.host.spare_core
+    spare = has_spare_core() if spare is None else spare
+    host = make_host_side(cache, limits.host, native, spare_core=spare)
     if host is not None:
         capacity = replace(
             capacity,

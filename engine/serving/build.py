@@ -22,6 +22,7 @@ from engine.core.tape import RecordingCore
 from engine.core.tape_file import TapeWriter
 from engine.serving.client import EngineInfo
 from engine.serving.config import EngineConfig
+from engine.serving.cores import usable_cores
 
 AUTO = "auto"
 BUILTIN_MODEL, BUILTIN_PROFILE = "builtin", "builtin-cpu"
@@ -198,6 +199,7 @@ def _load_model(config: EngineConfig, progress: ProgressReport) -> DescribedExec
         host_kv_format=config.host_kv_format,
         host_kv_group=config.host_kv_group,
         host_kv_checksums=config.host_kv_checksums,
+        spare_core=usable_cores() > (config.threads or usable_cores()),
         runner=config.runner,
         progress=progress,
     )
