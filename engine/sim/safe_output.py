@@ -89,6 +89,21 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_apart(*names: str | None) -> None:
+    """Raise OutputError where two of these are one file; None and "-" are none.
+
+    Inputs belong among them: what is written must not take the place of what was read.
+    """
+    seen = set[Path]()
+    for name in names:
+        if name is None or name == "-":
+            continue
+        path = Path(name).resolve()
+        if path in seen:
+            raise OutputError(f"{name}: is named twice; each needs a file of its own")
+        seen.add(path)
+
+
 def _umask() -> int:
     """Return the process's mask: temporary files are private, results are as any other file."""
     mask = os.umask(0)

@@ -63,7 +63,7 @@ def capacity(
     from engine.sim import comparison as sim
     from engine.sim.capacity import parse_criterion
     from engine.sim.choices import parse_choices
-    from engine.sim.safe_output import new_file
+    from engine.sim.safe_output import check_apart, new_file
     from gateway.cli.sim_output import progress_bar, show_capacities, version_text
 
     if not 1e-3 <= lowest <= start <= highest <= 1e5:
@@ -96,6 +96,7 @@ def capacity(
             version=version_text(),
         )
         rows = sim.check_all(asked.base, asked.choices, asked.rates, asked.seeds)
+        check_apart(trace, tiers, json_out)
         target = None
         if json_out not in (None, "-"):
             target = outputs.enter_context(new_file(Path(json_out)))

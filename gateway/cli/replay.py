@@ -118,6 +118,7 @@ def replay(
     How it measures, and how to lay it beside a simulation: docs/replay.md.
     """
     from engine.core.clock import MonotonicClock
+    from engine.sim.safe_output import check_apart
     from gateway.cli.replay_output import progress_line, show_replay
 
     with opt.refusals(), ExitStack() as outputs:
@@ -128,6 +129,7 @@ def replay(
             premium_share=premium_share, arrivals=arrivals, tenants=tenants,
             lengths=opt.read_lengths(scale, max_prompt_tokens, max_answer_tokens),
         )  # fmt: skip
+        check_apart(trace, tiers, keys_file, records, json_out)
         write = _outputs(outputs, out, records, json_out, replace=replace)
         with progress_line(spec.base.requests) as progress:
             found = _run(_play(spec, rows, MonotonicClock(), progress))

@@ -83,7 +83,7 @@ def simulate(
     import dataclasses
 
     from engine.sim import comparison
-    from engine.sim.safe_output import new_file
+    from engine.sim.safe_output import check_apart, new_file
     from engine.sim.tally import job_of, run_job
     from engine.sim.trace import load_trace
     from gateway.cli.sim_output import show_point
@@ -111,6 +111,7 @@ def simulate(
         )
         job = job_of(choice, base, rate, seed)
         comparison.check(job.spec, load_trace(trace))
+        check_apart(trace, tiers, records, json_out)
         if records is not None:
             job = dataclasses.replace(job, records=outputs.enter_context(new_file(Path(records))))
         target = None

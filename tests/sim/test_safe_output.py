@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sim.safe_output import MARK, OutputError, new_file, new_folder
+from engine.sim.safe_output import MARK, OutputError, check_apart, new_file, new_folder
 
 
 def test_a_folder_appears_at_the_end_with_everything_in_it(tmp_path: Path) -> None:
@@ -102,3 +102,16 @@ def test_a_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out"):
         pass
+
+
+def test_what_is_written_is_never_what_was_read(tmp_path: Path) -> None:
+    """One file under two names is found out, whatever the way to it."""
+    trace, other = tmp_path / "t.csv", tmp_path / "o.json"
+    trace.touch()
+    (tmp_path / "link").symlink_to(trace)
+    check_apart(str(trace), None, "-", "-", str(other))
+    for again in (trace, tmp_path / "x" / ".." / "t.csv", tmp_path / "link"):
+        with pytest.raises(OutputError, match="named twice"):
+            check_apart(str(trace), None, str(again))
+    with pytest.raises(OutputError, match="named twice"):
+        check_apart(str(trace), str(other), str(other))
