@@ -5,6 +5,9 @@ Readers run in the thread that answers `/metrics`, so they only look at immutabl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from engine.core.stats import Snapshot
 from gateway import metric_names as names
 from gateway.services import Services
 
@@ -54,6 +57,7 @@ def observe(services: Services) -> None:
         now = engine.snapshot
         return [] if now is None else [(now.preemptions_total, {})]
 
+    observe_parking(services)
     telemetry.observe(names.QUEUE_DEPTH, depth)
     telemetry.observe(names.QUEUE_PROMPT_TOKENS, lambda: [(admission.waiting_prompt_tokens, {})])
     telemetry.observe(names.OPEN_ANSWERS, lambda: [(len(services.live), {})])
@@ -65,3 +69,39 @@ def observe(services: Services) -> None:
     telemetry.observe(names.USAGE_RECORDS, usage, monotonic=True)
     telemetry.observe(names.USAGE_BACKLOG, backlog)
     telemetry.observe_as_vllm(as_vllm)
+
+
+def observe_parking(services: Services) -> None:
+    """Register what memory costs: contexts carried, lost and computed again."""
+    telemetry, engine = services.telemetry, services.host.engine
+
+    def total(read: Callable[[Snapshot], int]) -> Callable[[], list[tuple[float, dict[str, str]]]]:
+        def values() -> list[tuple[float, dict[str, str]]]:
+            now = engine.snapshot
+            return [] if now is None else [(read(now), {})]
+
+        return values
+
+    def host_blocks() -> list[tuple[float, dict[str, str]]]:
+        now = engine.snapshot
+        if now is None:
+            return []
+        counts = {"free": now.free_host_blocks, "used": now.num_host_blocks - now.free_host_blocks}
+        return [(count, {names.STATE: state}) for state, count in counts.items()]
+
+    def copied() -> list[tuple[float, dict[str, str]]]:
+        now = engine.snapshot
+        if now is None:
+            return []
+        counts = {"out": now.copied_out_tokens_total, "in": now.copied_in_tokens_total}
+        return [(count, {names.STATE: state}) for state, count in counts.items()]
+
+    telemetry.observe(names.HOST_KV_BLOCKS, host_blocks)
+    telemetry.observe(names.COPIED_TOKENS, copied, monotonic=True)
+    for name, read in (
+        (names.PARKS, lambda now: now.parks_total),
+        (names.LOST_COPIES, lambda now: now.lost_copies_total),
+        (names.COMPUTED_TOKENS, lambda now: now.computed_tokens_total),
+        (names.RECOMPUTED_TOKENS, lambda now: now.recomputed_tokens_total),
+    ):
+        telemetry.observe(name, total(read), monotonic=True)

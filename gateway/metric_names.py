@@ -60,6 +60,12 @@ ENGINE_RESTARTS = "tiergate.engine.restarts"
 ENGINE_REQUESTS = "tiergate.engine.requests"  # by tiergate.state: waiting, running, parked
 ENGINE_PREEMPTIONS = "tiergate.engine.preemptions"
 KV_BLOCKS = "tiergate.kv.blocks"  # by tiergate.state: used, free
+HOST_KV_BLOCKS = "tiergate.kv.host_blocks"  # by tiergate.state: used, free
+PARKS = "tiergate.kv.parks"
+COPIED_TOKENS = "tiergate.kv.copied_tokens"  # by tiergate.state: out, in
+LOST_COPIES = "tiergate.kv.lost_copies"
+RECOMPUTED_TOKENS = "tiergate.engine.recomputed_tokens"
+COMPUTED_TOKENS = "tiergate.engine.computed_tokens"
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
 
@@ -109,6 +115,12 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         ENGINE_REQUESTS: "Requests in the engine by state.",
         ENGINE_PREEMPTIONS: "Requests that had to give up their KV blocks.",
         KV_BLOCKS: "Blocks of the KV cache by state.",
+        HOST_KV_BLOCKS: "Blocks for parked contexts in the host's memory, by state.",
+        PARKS: "Contexts carried to the host to make room.",
+        COPIED_TOKENS: "Tokens whose keys and values were carried to the host and back.",
+        LOST_COPIES: "Copies that failed; their contexts were computed again.",
+        COMPUTED_TOKENS: "Tokens computed, those computed again included.",
+        RECOMPUTED_TOKENS: "Tokens computed a second time after a preemption or a fault.",
         USAGE_RECORDS: "Usage records by what became of them.",
         USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
     }

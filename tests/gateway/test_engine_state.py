@@ -12,6 +12,7 @@ import httpx
 import pytest
 from door_kit import Door, eventually, open_door
 from test_door_aborts import SWAPPING, Stage, copying_in, copying_out, parked
+from test_door_operations import samples, value
 
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.stats import Snapshot, StepStats
@@ -61,6 +62,15 @@ async def test_a_parked_request_is_seen_wherever_its_context_is(tmp_path: Path, 
             assert shown["policy"] == {"name": "fastserve", "options": {"starvation_s": 1e6}}
             assert shown["latency"]["profile"] == "builtin-cpu"
             assert shown["latency"]["factor"] > 0
+            read = await samples(door)
+            assert value(read, "tiergate_kv_parks_total") == 1
+            assert value(read, "tiergate_kv_lost_copies_total") == 0
+            copied = value(read, "tiergate_kv_copied_tokens_total", tiergate_state="out")
+            assert copied == swap["tokens_out_total"]
+            held = value(read, "tiergate_kv_host_blocks", tiergate_state="used")
+            assert held == shown["memory"]["host_held"]
+            assert value(read, "tiergate_engine_computed_tokens_total") > 100
+            assert value(read, "tiergate_engine_recomputed_tokens_total") == 0
             page = await door.http.get("/admin", auth=httpx.BasicAuth("x", door.admin_token))
             assert f"{way[0]} to the host, {way[1]} back" in " ".join(page.text.split())
         finally:
