@@ -10,7 +10,14 @@ from hybrid_scenes import MS, PREMIUM, ROUND, S, free, hybrid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core.policies.thrash import LESS, MORE, MOST, MOST_RECOMPUTED, ThrashGuard
+from engine.core.policies.thrash import (
+    LESS,
+    MORE,
+    MOST,
+    MOST_RECOMPUTED,
+    NUM_SAMPLES,
+    ThrashGuard,
+)
 from engine.core.policy import View
 
 LINKED = dataclasses.replace(ROUND, link_out_ns_per_token=MS / 2, link_in_ns_per_token=3 * MS / 2)
@@ -61,15 +68,17 @@ def test_only_one_look_a_second_counts() -> None:
 
 
 def test_what_is_long_past_is_forgotten() -> None:
-    """Ten seconds after the last waste the engine is not thrashing, and caution wears off."""
+    """Some time after the last waste the engine is not thrashing, and caution wears off."""
     guard = ThrashGuard(LINKED)
     look(guard, 0, 0)
     look(guard, 1, 10, 10)
-    for second in range(2, 12):
+    for second in range(2, NUM_SAMPLES + 1):
         look(guard, second, 10, 10)
+        assert guard.is_thrashing
+    look(guard, NUM_SAMPLES + 1, 10, 10)
     assert not guard.is_thrashing
     known = guard.caution
-    look(guard, 12, 20, 10)
+    look(guard, NUM_SAMPLES + 2, 20, 10)
     assert guard.caution == pytest.approx(known - LESS)
 
 

@@ -1,7 +1,7 @@
 """Notices an engine that works for its memory instead of for its users; it moves nobody.
 
-Two signs, over the last ten seconds: the recompute tax (tokens computed a second time, of all) and
-how busy the link is with copies. Either beyond its limit is thrash. While it lasts caution grows,
+Two signs, over the last forty seconds: the recompute tax (tokens computed again, of all) and how
+busy the link is with copies. Either beyond its limit is thrash. While it lasts caution grows,
 afterwards it wears off slowly: what is held back by it is the room of newcomers, so a load that
 thrashes is served with fewer at once (Denning, "Thrashing: its causes and prevention", 1968).
 """
@@ -14,7 +14,7 @@ from engine.core.latency_profile import LatencyProfile
 from engine.core.policy import View
 
 SAMPLE_NS = 1_000_000_000
-NUM_SAMPLES = 10
+NUM_SAMPLES = 40  # in ten, a premium burst that displaces a few contexts looks like thrash
 MOST_RECOMPUTED = 0.25  # of all tokens computed
 MOST_COPYING = 0.6  # of the time, the busier direction taken as half of all that is carried
 MORE, LESS, MOST = 0.05, 0.01, 0.3  # caution: a share of the device, by the second
