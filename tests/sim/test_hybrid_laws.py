@@ -160,9 +160,9 @@ def test_a_lie_costs_at_most_a_tenth_of_the_throughput(tmp_path: Path, predictor
 
 
 def test_the_guard_stops_thrash() -> None:
-    """Short prompts, long answers, no host: fewer contexts are lost, more tokens made."""
+    """Short prompts, long answers, no host: fewer contexts are lost, and more tokens made."""
     rng = random.Random(1)
-    rows = [TraceRow(rng.randint(20, 80), rng.randint(400, 1200)) for _ in range(300)]
+    rows = [TraceRow(rng.randint(20, 80), rng.randint(400, 1200)) for _ in range(400)]
 
     def made(guard: float) -> dict[str, Any]:
         spec = PointSpec(
@@ -178,7 +178,7 @@ def test_the_guard_stops_thrash() -> None:
         return run_point(spec, rows).point
 
     with_it, without = made(1), made(0)
-    assert with_it["preemptions"] < 0.7 * without["preemptions"]
+    assert with_it["preemptions"] < 0.6 * without["preemptions"]
     assert with_it["tokens_per_s"] > 1.1 * without["tokens_per_s"]
 
 
