@@ -19,6 +19,7 @@ Time is the only thing it learns of the device, through the latency model; it ha
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from engine.core.latency_model import LatencyModel, StepCost
@@ -151,21 +152,10 @@ class Hybrid(SchedulingPolicy):
 
         Beside an open prompt of a class ahead, memory has no say: that prompt has the first claim.
         """
-        last_ns = request.last_token_ns
-        if last_ns is None:
-            return True
-        pace = self._pace
-        slo = request.order.slo
-        if slo.rank > self._first_open_rank and self._options.defer:
-            pace = 1.0
-        if pace <= 0.0:
-            return True
-        is_bank = slo.tbt_mode is TbtMode.STREAM or slo.pace_ns
-        slack_ns = due_ns(request) - last_ns if is_bank else slo.tbt_ns
-        return self._soon_ns > last_ns + pace * slack_ns
+        return bool(self.split_due(dataclasses.replace(view, decoding=(request,)))[0])
 
     def split_due(self, view: View) -> tuple[list[Request], list[Request]]:
-        """See SchedulingPolicy; `due` in one loop."""
+        """See `due`: the rule stands here, in one loop over every decode of every step."""
         pace, soon_ns, first_open = self._pace, self._soon_ns, self._first_open_rank
         may_defer = bool(self._options.defer)
         if pace <= 0.0 and (first_open == NO_LIMIT or not may_defer):
