@@ -151,11 +151,10 @@ class MemoryMoves:
         """True where parking is possible, frees something, fits the link and leaves a survivor."""
         copies = self._kv.copies
         tokens = copies.tokens_out + request.num_computed
-        may_exceed = self._limits.may_park_more and not copies.num_out
         return (
             request.preemption_count < MAX_PREEMPTIONS
             and request.num_computed > request.parked_at
-            and (may_exceed or tokens <= self._limits.max_copy_tokens)
+            and (not copies.num_out or tokens <= self._limits.max_copy_tokens)
             and self._kv.can_park(request)
             and self._kv.frees_any(request)
             and request is not self.keepers()[0][1]

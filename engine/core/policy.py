@@ -74,7 +74,7 @@ class StepLimits:
     `max_step_ns` is the time budget: prompts and decodes that are not due are added only while the
     latency model says that the step stays within it (nothing to an engine without a model).
     `max_copy_tokens` bounds what is under way on the link in each direction, so that its queue is
-    short; where nothing is, a return may exceed it, a park only where `may_park_more` says so.
+    short; where nothing is under way, one context of any length may be carried.
     """
 
     max_tokens: int = NO_LIMIT
@@ -84,7 +84,6 @@ class StepLimits:
     whole_prompts: bool = False
     max_step_ns: int = NO_LIMIT
     max_copy_tokens: int = NO_LIMIT
-    may_park_more: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,6 @@ class DicePolicy(SchedulingPolicy):
         self._limits = StepLimits(
             max_tokens=rng.choice((1, 4, NO_LIMIT, NO_LIMIT)),
             max_copy_tokens=rng.choice((0, 12, NO_LIMIT, NO_LIMIT)),
-            may_park_more=rng.random() < 0.9,
         )
 
     def prefill_rank(self, request: Request, view: View) -> Rank:
