@@ -6,7 +6,6 @@ It knows which device calls for which way, and neither models nor requests.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +30,7 @@ class HostOptions:
     num_bytes: int | None  # None: a share of what is free
     form: HostFormat
     checksums: bool = False
-    spare_core: bool | None = None  # a core is left to carry contexts; None: not known
+    spare_core: bool = False  # one is left to carry contexts beside the computing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,12 +45,10 @@ def make_host_side(
     cache: KVCache,
     options: HostOptions,
     native: NativeKernels | None,
-    *,
-    spare_core: bool = False,
 ) -> HostSide | None:
     """Return the host's side of `cache`; None where there is no room, or none is wanted.
 
-    With `spare_core` a CPU's copies get a thread of their own. Raises ModelLoadError, one line.
+    With a spare core a CPU's copies get a thread of their own. Raises ModelLoadError, one line.
     """
     on_cuda = cache.device.type == "cuda"
     num_blocks = plan_host(
@@ -64,7 +61,7 @@ def make_host_side(
     if not num_blocks:
         return None
     host = _host_cache(cache, num_blocks, options, pinned=on_cuda)
-    return HostSide(host, make_swap(cache, host, native, spare_core=spare_core))
+    return HostSide(host, make_swap(cache, host, native, spare_core=options.spare_core))
 
 
 def make_swap(
@@ -83,12 +80,6 @@ def make_swap(
         return InlineSwap(host, TorchMover(cache, host), clock)
     mover = NativeMover(cache, host, native)
     return ThreadedSwap(host, mover) if spare_core else InlineSwap(host, mover, clock)
-
-
-def has_spare_core() -> bool:
-    """True where this process may use a processor that torch does not: it can carry contexts."""
-    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(processors) > torch.get_num_threads()
 
 
 def _host_cache(

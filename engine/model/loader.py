@@ -21,7 +21,7 @@ from engine.model.cuda_swap import DEVICE_BYTES
 from engine.model.hf_loading import load_hf_model
 from engine.model.hf_model import HFModel, PagedModel, kv_shape_of
 from engine.model.host_cache import host_format
-from engine.model.host_side import HostOptions, HostSide, has_spare_core, make_host_side
+from engine.model.host_side import HostOptions, HostSide, make_host_side
 from engine.model.kernels.native import NativeKernels, load_native
 from engine.model.kv_cache import KVCache
 from engine.model.lean_model import LeanModel
@@ -84,7 +84,7 @@ def load_runner(
     host_kv_format: str = "raw",
     host_kv_group: int | None = None,
     host_kv_checksums: bool = False,
-    spare_core: bool | None = None,
+    spare_core: bool = False,
     runner: str = "auto",
     progress: Progress | None = None,
 ) -> ModelRunner:
@@ -93,7 +93,7 @@ def load_runner(
     `device`: "auto", "cpu", "cuda" or "cuda:N". `dtype`: "auto" (the checkpoint's own, where the
     device computes it well) or a key of DTYPES. None means: choose. `host_kv_bytes` is for parked
     contexts (0: none), in `host_kv_format` (see host_cache.py); `spare_core` says that a core is
-    left to a thread that carries them (None: as affinity has it, whatever the container's quota).
+    left to a thread that carries them.
     `progress(stage, fraction)` is called as loading goes on. Raises ModelLoadError, one line.
     """
     report = progress or _say_nothing
@@ -151,9 +151,7 @@ def _load(
 
     report("making the KV cache", 0.8)
     cache, capacity = _make_pool(found, limits)
-    spare = limits.host.spare_core
-    spare = has_spare_core() if spare is None else spare
-    host = make_host_side(cache, limits.host, native, spare_core=spare)
+    host = make_host_side(cache, limits.host, native)
     if host is not None:
         capacity = replace(
             capacity,

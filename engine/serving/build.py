@@ -180,6 +180,11 @@ def _recorded(core: EngineCore, tape: str) -> EngineCore | RecordingCore:
         raise ModelLoadError(detail) from error
 
 
+def has_spare_core(threads: int | None, cores: int) -> bool:
+    """True where computing leaves one of the usable cores alone: it can carry contexts."""
+    return threads is not None and threads < cores
+
+
 def _load_model(config: EngineConfig, progress: ProgressReport) -> DescribedExecutor:
     try:
         from engine.model.loader import load_runner
@@ -199,7 +204,7 @@ def _load_model(config: EngineConfig, progress: ProgressReport) -> DescribedExec
         host_kv_format=config.host_kv_format,
         host_kv_group=config.host_kv_group,
         host_kv_checksums=config.host_kv_checksums,
-        spare_core=usable_cores() > (config.threads or usable_cores()),
+        spare_core=has_spare_core(config.threads, usable_cores()),
         runner=config.runner,
         progress=progress,
     )

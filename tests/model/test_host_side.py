@@ -61,22 +61,22 @@ def test_a_spare_core_carries_and_torch_always_carries_inline(
     native: NativeKernels | None,
 ) -> None:
     """The kernel may run beside the compute; torch would start threads of its own there."""
-    options = HostOptions(1 << 20, RAW)
     cache = full_cache()
-    side = make_host_side(cache, options, None, spare_core=True)
+    side = make_host_side(cache, HostOptions(1 << 20, RAW, spare_core=True), None)
     assert side is not None
     assert isinstance(side.swap, InlineSwap)
     if native is None:
         pytest.skip("no compiler")
     for spare_core, kind in ((True, ThreadedSwap), (False, InlineSwap)):
-        side = make_host_side(cache, options, native, spare_core=spare_core)
+        options = HostOptions(1 << 20, RAW, spare_core=spare_core)
+        side = make_host_side(cache, options, native)
         assert side is not None
         assert isinstance(side.swap, kind)
         assert side.cache.num_bytes <= 1 << 20
         side.swap.close()
     # A head of 24 channels as int8 is torch's.
     odd = KVCache(KVShape(1, 1, 24, torch.float32), 4, BLOCK, CPU)
-    side = make_host_side(odd, HostOptions(1 << 20, INT8), native, spare_core=True)
+    side = make_host_side(odd, HostOptions(1 << 20, INT8, spare_core=True), native)
     assert side is not None
     assert isinstance(side.swap, InlineSwap)
 

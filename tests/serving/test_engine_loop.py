@@ -11,7 +11,12 @@ from engine_kit import config_of, order_of, tokens_of
 from engine.core.clock import MonotonicClock
 from engine.core.request import FinishReason
 from engine.core.stats import TokenEvent
-from engine.serving.build import build_engine, policy_name, profile_name
+from engine.serving.build import (
+    build_engine,
+    has_spare_core,
+    policy_name,
+    profile_name,
+)
 from engine.serving.config import EngineConfig
 from engine.serving.loop import EngineLoop
 from engine.serving.messages import (
@@ -193,3 +198,13 @@ def test_the_hybrid_runs_where_step_times_are_known(
     """It plans in time: with another device's prices its first steps would be far off."""
     told = EngineConfig(model, policy=policy, latency_profile=profile)
     assert (policy_name(told), profile_name(told)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "spare"), [(None, 8, False), (2, 2, False), (4, 2, False), (1, 2, True)]
+)
+def test_a_core_is_spare_where_torch_is_told_to_leave_one(
+    threads: int | None, cores: int, spare: bool
+) -> None:
+    """Unasked torch takes every usable core; a thread that carries contexts would take its time."""
+    assert has_spare_core(threads, cores) is spare
