@@ -90,20 +90,22 @@ def figures(
     )
 
 
-def short_rows() -> list[TraceRow]:
-    """Return the trace's rows, an eighth as long."""
+def short_rows(times: int = SHRINK) -> list[TraceRow]:
+    """Return the trace's rows, so many times shorter."""
     return [
         replace(
             row,
-            num_prompt_tokens=-(-row.num_prompt_tokens // SHRINK),
-            num_output_tokens=-(-row.num_output_tokens // SHRINK),
+            num_prompt_tokens=-(-row.num_prompt_tokens // times),
+            num_output_tokens=-(-row.num_output_tokens // times),
         )
         for row in load_trace(str(TRACE))
     ]
 
 
-async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag: str) -> Figures:
-    """Let the requests arrive by the wall clock; every stream has a reader."""
+async def serve(
+    engine: EngineClient, requests: Sequence[SimRequest], tag: str
+) -> dict[str, RequestStats]:
+    """Let the requests arrive by the wall clock, a reader each; returns what became of them."""
     rng = random.Random(tag)
     # Drawn beforehand: no door does that while its engine computes.
     prompts = [tuple(rng.choices(TOKEN_IDS, k=r.num_prompt_tokens)) for r in requests]
@@ -124,9 +126,15 @@ async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag
                 tier=request.tier.name,
             )
             readers.create_task(read_to_the_end(engine.submit(order)))
+    return {request.id: finished[f"{tag}-{request.id}"] for request in requests}
+
+
+async def run_for_real(engine: EngineClient, requests: Sequence[SimRequest], tag: str) -> Figures:
+    """Serve the requests to their last tokens and return the figures."""
+    finished = await serve(engine, requests, tag)
     spans = []
     for request in requests:
-        stats = finished[f"{tag}-{request.id}"]
+        stats = finished[request.id]
         assert stats.finish_reason is FinishReason.LENGTH
         assert stats.num_output_tokens == request.num_output_tokens
         assert stats.first_token_ns is not None

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -27,20 +26,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scheduling.fidelity import TRACE, silent
+from benchmarks.scheduling.fidelity import serve, short_rows, silent
 from engine.core.clock import NS_PER_S, MonotonicClock, utc_now
 from engine.core.latency_profile import dump_profile
-from engine.core.request import RequestOrder, SamplingParams
 from engine.core.stats import RequestStats, Snapshot
-from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter
 from engine.serving.process import EngineProcess
-from engine.serving.profiling import TOKEN_IDS, measure, read_to_the_end
+from engine.serving.profiling import measure
 from engine.serving.step_records import make_profile
 from engine.sim.point import PointSpec, Scene, run_point
 from engine.sim.tiers import DEFAULT_TIERS
-from engine.sim.trace import TraceRow, load_trace
 from engine.sim.workload import SimRequest, SimTier
 from gateway.cli.profile import machine
 
@@ -77,18 +73,6 @@ def options(policy: str) -> tuple[tuple[str, float], ...]:
     return (*scaled.items(), ("max_step_ms", 200.0 / FASTER))
 
 
-def rows() -> list[TraceRow]:
-    """Return the trace's rows, a quarter as long."""
-    return [
-        replace(
-            row,
-            num_prompt_tokens=-(-row.num_prompt_tokens // SHRINK),
-            num_output_tokens=-(-row.num_output_tokens // SHRINK),
-        )
-        for row in load_trace(str(TRACE))
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One run: the share of each tier's requests that met their SLO, and what memory cost."""
@@ -99,32 +83,6 @@ class Outcome:
     parks: int
     preemptions: int
     tokens_per_s: float
-
-
-async def serve(
-    engine: EngineClient, requests: Sequence[SimRequest], tag: str
-) -> dict[str, RequestStats]:
-    """Let the requests arrive by the wall clock; returns what the engine says of each."""
-    rng = random.Random(tag)
-    prompts = [tuple(rng.choices(TOKEN_IDS, k=r.num_prompt_tokens)) for r in requests]
-    finished: dict[str, RequestStats] = {}
-    engine.add_finish_listener(lambda stats: finished.__setitem__(stats.request_id, stats))
-    began_ns = CLOCK.now_ns() + NS_PER_S // 10
-    async with asyncio.TaskGroup() as readers:
-        for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            due_ns = began_ns + request.arrival_ns
-            while (wait_ns := due_ns - CLOCK.now_ns()) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(wait_ns / NS_PER_S)
-            order = RequestOrder(
-                f"{tag}-{request.id}",
-                prompt,
-                SamplingParams(max_tokens=request.num_output_tokens, seed=number),
-                CLOCK.now_ns(),
-                slo=request.tier.slo,
-                tier=request.tier.name,
-            )
-            readers.create_task(read_to_the_end(engine.submit(order)))
-    return {request.id: finished[f"{tag}-{request.id}"] for request in requests}
 
 
 def is_met(request: SimRequest, stats: RequestStats) -> bool:
@@ -166,7 +124,7 @@ class Gain:
     def __init__(self, told: argparse.Namespace, folder: Path) -> None:
         self._told = told
         self._profile = folder / "measured.json"
-        self._rows = rows()
+        self._rows = short_rows(SHRINK)
         self._seen: dict[tuple[str, float], list[tuple[Outcome, dict[str, Any], float]]] = {}
 
     def run(self) -> dict[str, Any]:
