@@ -66,6 +66,11 @@ class CopyBook:
     def __iter__(self) -> Iterator[CopyUnderWay]:
         return iter(self._under_way.values())
 
+    @property
+    def copied_total(self) -> int:
+        """Tokens whose context arrived, on the host or back on the device."""
+        return self.copied_out_total + self.copied_in_total
+
     def numbers(self) -> list[int]:
         """Return the numbers of all copies under way, the oldest first."""
         return list(self._under_way)

@@ -153,12 +153,13 @@ class EngineCore:
     def finish_step(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take the result of the batch that is out; returns every event of the step."""
         self._move_to(now_ns)
-        recomputed, copied = self._scheduler.planner.work.recomputed, self._num_copied
+        work, copies = self._scheduler.planner.work, self._scheduler.kv.copies
+        recomputed, copied = work.recomputed, copies.copied_total
         events = self._scheduler.update(batch, result, now_ns)
-        recomputed = self._scheduler.planner.work.recomputed - recomputed
+        recomputed, copied = work.recomputed - recomputed, copies.copied_total - copied
         for event in events:
             self._output_tokens_total += event.token_id is not None
-        self._tell_step(batch, result.elapsed_ns, recomputed, self._num_copied - copied)
+        self._tell_step(batch, result.elapsed_ns, recomputed, copied)
         return self._ended(events)
 
     def fail_step(self, batch: Batch, now_ns: int, detail: str) -> list[TokenEvent]:
@@ -240,11 +241,6 @@ class EngineCore:
                 if self._observer is not None:
                     self._observer.on_finish(event.stats)
         return events
-
-    @property
-    def _num_copied(self) -> int:
-        copies = self._scheduler.kv.copies
-        return copies.copied_out_total + copies.copied_in_total
 
     def _tell_step(
         self, batch: Batch, elapsed_ns: int, num_recomputed: int, num_copied: int

@@ -70,7 +70,6 @@ class Planner:
 
     def view(self, now_ns: int) -> View:
         """Return the present as a policy may see it."""
-        copies = self._kv.copies
         return View(
             now_ns=now_ns,
             capacity=self._capacity,
@@ -83,15 +82,12 @@ class Planner:
             coming_blocks=self._kv.num_coming,
             computed_total=self.work.computed,
             recomputed_total=self.work.recomputed,
-            copied_total=copies.copied_out_total + copies.copied_in_total,
+            copied_total=self._kv.copies.copied_total,
         )
 
     def plan(self, now_ns: int) -> bool:
         """Plan a step: blocks are taken and statuses changed. False: there is nothing to do."""
-        self.decodes.clear()
-        self.prefills.clear()
-        self.started.clear()
-        self.cost.clear()
+        self._clear()
         self._view = view = self.view(now_ns)
         policy, waiting, moves = self._policy, self._queues.waiting, self.moves
         if policy.ranks_move:
@@ -115,11 +111,14 @@ class Planner:
 
     def rest(self, now_ns: int) -> None:
         """Plan a step of nothing, for nobody: copies of those who left are still under way."""
+        self._clear()
+        self.moves.begin(self.view(now_ns), StepLimits())
+
+    def _clear(self) -> None:
         self.decodes.clear()
         self.prefills.clear()
         self.started.clear()
         self.cost.clear()
-        self.moves.begin(self.view(now_ns), StepLimits())
 
     def _fill(self, limits: StepLimits, due: list[Request], spare: list[Request]) -> None:
         self._limits = limits
