@@ -39,6 +39,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "safetensors", "tokenizers", "numpy", "rich"},
     ),
     "engine/sim": ({"engine.core", "engine.sim"}, set()),
+    "engine/learning": ({"engine.core", "engine.learning"}, {"numpy", "xgboost"}),
     # build.py is the one place that makes an executor by name, hence engine.model here.
     "engine/serving": ({"engine.core", "engine.serving", "engine.model"}, {"msgspec"}),
     "tenants": ({"tenants"}, {"sqlalchemy"}),
@@ -52,6 +53,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "engine.core",
             "engine.serving",
             "engine.sim",
+            "engine.learning",
             "engine.model",
             "tenants",
             "migrations",

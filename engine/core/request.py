@@ -110,11 +110,21 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthEstimate:
+    """Output tokens a request is expected to generate: the middle, and a high quantile (p90)."""
+
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOrder:
     """What the door hands to the engine: values only, so that it can cross a process border.
 
     `cache_salt` separates tenants in the prefix cache; it is set by the gateway, never by a client.
     `arrival_ns` is the monotonic time at which the request reached the gateway (law L23).
+    `previous_outputs` are the tokens of this conversation's earlier answers, the oldest first.
+    `estimate` is the door's guess of the answer's length; None: the engine guesses for itself.
     """
 
     id: str
@@ -126,14 +136,8 @@ class RequestOrder:
     cache_salt: str = ""
     weight: float = 1.0
     slo: Slo = field(default_factory=Slo)
-
-
-@dataclass(frozen=True, slots=True)
-class LengthEstimate:
-    """Output tokens a request is expected to generate: the middle, and a high quantile (p90)."""
-
-    middle: float
-    high: float
+    previous_outputs: tuple[int, ...] = ()
+    estimate: LengthEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

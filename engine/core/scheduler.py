@@ -82,7 +82,7 @@ class Scheduler:
                 RefusalReason.QUEUE_FULL, f"{num_tokens} prompt tokens are waiting already"
             )
         request = Request(order, now_ns)
-        request.estimate = self._predictor.predict(order)
+        request.estimate = order.estimate or self._predictor.predict(order)
         self.kv.register(request)
         self._live[request.id] = request
         self.queues.wait(request, self.policy.prefill_rank(request, self.planner.view(now_ns)))

@@ -11,7 +11,14 @@ from types import MappingProxyType
 from typing import IO, Any, cast
 
 from engine.core.batch import SampledToken, StepResult, TopLogprob
-from engine.core.request import FinishReason, RequestOrder, SamplingParams, Slo, TbtMode
+from engine.core.request import (
+    FinishReason,
+    LengthEstimate,
+    RequestOrder,
+    SamplingParams,
+    Slo,
+    TbtMode,
+)
 from engine.core.tape import (
     Aborted,
     AllFailed,
@@ -91,6 +98,9 @@ def _submitted(fields: _Fields) -> TapeEvent:
     sampling["stop_token_ids"] = tuple(sampling["stop_token_ids"])
     slo["tbt_mode"] = TbtMode(slo["tbt_mode"])
     order["prompt"] = tuple(order["prompt"])
+    order["previous_outputs"] = tuple(order.get("previous_outputs", ()))  # older tapes have none
+    if order.get("estimate") is not None:
+        order["estimate"] = LengthEstimate(**order["estimate"])
     made = RequestOrder(**order, sampling=SamplingParams(**sampling), slo=Slo(**slo))
     return Submitted(order=made, **fields)
 
