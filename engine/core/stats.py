@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.core.batch import TopLogprob
+from engine.core.load import EngineLoad
 from engine.core.request import FinishReason
 
 
@@ -119,6 +120,7 @@ class Snapshot:
     least_bank_ms: float | None = None
     parked_by_tier: tuple[tuple[str, int], ...] = ()
     latency_factor: float | None = None
+    load: EngineLoad | None = None  # at most a fraction of a second old
 
     @property
     def copied_tokens_total(self) -> int:
