@@ -36,6 +36,13 @@ def _number(text: str) -> float:
     return value
 
 
+def _overload(text: str) -> Overload:
+    try:
+        return Overload(text)
+    except ValueError:
+        raise ValueError("queue, reject or downgrade") from None
+
+
 # Fields an operator may set, and how each is read.
 FIELDS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
     {
@@ -49,6 +56,7 @@ FIELDS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "weight": _number,
         "max_queue": _whole_or_none,
         "max_output_tokens": _whole_or_none,
+        "on_overload": _overload,
     }
 )
 REQUIRED = ("rank", "ttft_ms", "tbt_ms")

@@ -19,7 +19,8 @@ Pairs = Annotated[
     typer.Argument(
         metavar="FIELD=VALUE...",
         help="rank, ttft_ms, ttft_ms_per_1k_prompt_tokens, tbt_ms, tbt_mode (gap or stream), "
-        "pace_ms, objective, weight, max_queue, max_output_tokens.",
+        "pace_ms, objective, weight, max_queue, max_output_tokens, "
+        "on_overload (queue, reject or downgrade).",
     ),
 ]
 
@@ -46,6 +47,7 @@ def list_all(
         print_json(records)
         return
     head = ["name", "rank", "ttft_ms", "per_1k", "tbt_ms", "tbt_mode", "pace_ms", "objective"]
+    head += ["on_overload"]
     rows = [
         [
             tier.name,
@@ -53,6 +55,7 @@ def list_all(
             tier.tbt_mode,
             str(tier.pace_ms),
             f"{tier.objective:g}",
+            tier.on_overload.value,
         ]
         for tier in records
     ]
@@ -72,6 +75,7 @@ def change(
     Examples:
       tiergate tier set free pace_ms=50
       tiergate tier set premium tbt_ms=80 tbt_mode=stream
+      tiergate tier set free on_overload=reject
     """
     fields = parse_pairs(values)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tenants.errors import AlreadyExists, InvalidValue, NotFound
 from tenants.repository import Repository
 from tenants.tiers import check_tier, new_tier
+from tenants.values import Overload
 
 NEEDED = {"rank": "2", "ttft_ms": "9000", "tbt_ms": "1000"}
 
@@ -24,6 +25,14 @@ async def test_a_tier_is_changed_and_the_next_version_of_itself(repository: Repo
     assert made == dataclasses.replace(before["free"], pace_ms=50, tbt_mode="gap", version=2)
     assert await repository.list_tiers() == [before["premium"], made]
     assert await repository.keys_version() > version
+
+
+async def test_what_a_full_house_means_is_set_like_any_field(repository: Repository) -> None:
+    """What happens to a request that would be late is kept by the row, and comes back with it."""
+    for chosen in Overload:
+        made = await repository.change_tier("free", {"on_overload": chosen.value})
+        assert made.on_overload is chosen
+        assert made in await repository.list_tiers()
 
 
 async def test_a_tier_is_added_and_its_tenants_have_it(
@@ -71,7 +80,7 @@ async def test_what_is_refused_changes_nothing(repository: Repository) -> None:
         ({"weight": "-2"}, "weight must be above 0"),
         ({"max_queue": "0"}, "max_queue must be 1 to"),
         ({"name": "x"}, "a tier has no field 'name' to set; it has: rank,"),
-        ({"on_overload": "reject"}, "a tier has no field 'on_overload' to set"),
+        ({"on_overload": "drop"}, "on_overload must be queue, reject or downgrade, not 'drop'"),
     ],
 )
 def test_a_mistake_is_told_with_the_rule(values: dict[str, str], said: str) -> None:

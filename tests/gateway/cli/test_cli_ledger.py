@@ -81,7 +81,7 @@ def test_tiers_are_listed_changed_and_added(tiergate: Any) -> None:
     """What an operator promises is a row, changed in one line."""
     header, premium, _ = tiergate("tier", "list").out.splitlines()
     assert header.split()[:2] == ["NAME", "RANK"]
-    assert premium.split() == ["premium", "0", "500", "250", "100", "gap", "0", "0.99"]
+    assert premium.split() == ["premium", "0", "500", "250", "100", "gap", "0", "0.99", "queue"]
     done = tiergate("tier", "set", "free", "pace_ms=50", "tbt_ms=250")
     assert (done.code, done.out) == (0, "changed tier free: pace_ms=50, tbt_ms=250\n")
     added = tiergate("tier", "add", "batch", "rank=2", "ttft_ms=60000", "tbt_ms=2000", "--json")
