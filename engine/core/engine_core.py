@@ -15,6 +15,7 @@ from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
 from engine.core.length_predictor import LengthPredictor
+from engine.core.load_meter import LoadMeter
 from engine.core.policy import SchedulingPolicy
 from engine.core.request import FinishReason, RequestOrder
 from engine.core.scheduler import Scheduler
@@ -74,6 +75,8 @@ class EngineCore:
         self._cached_tokens_total = 0
         self._parks_total = 0
         self._bank = BankMeter()
+        scheduler = self._scheduler
+        self._load = LoadMeter(scheduler.queues, scheduler.planner, policy, model)
 
     @property
     def capacity(self) -> Capacity:
@@ -156,6 +159,7 @@ class EngineCore:
         work, copies = self._scheduler.planner.work, self._scheduler.kv.copies
         recomputed, copied = work.recomputed, copies.copied_total
         events = self._scheduler.update(batch, result, now_ns)
+        self._load.note_step(result.elapsed_ns, self._scheduler.planner.num_prefill_tokens)
         recomputed, copied = work.recomputed - recomputed, copies.copied_total - copied
         for event in events:
             self._output_tokens_total += event.token_id is not None
@@ -219,6 +223,7 @@ class EngineCore:
             least_bank_ms=bank.least_ms,
             parked_by_tier=tuple(sorted(queues.parked_by_tier.items())),
             latency_factor=None if scheduler.model is None else scheduler.model.factor,
+            load=self._load.read(now_ns, draining=self._draining),
         )
 
     def check_integrity(self) -> None:

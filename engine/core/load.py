@@ -81,7 +81,7 @@ class EngineLoad:
     run, all of them, `prompt_token_ns` what one prompt token adds to a step, both 0 where there is
     no latency model. `prompt_rate` is prompt tokens per second, measured over the latest seconds
     in which somebody waited; `step_ns` how long those steps took; both 0 before there was any.
-    `future_peak_tokens` is the most context that all who run will ever need at once (past_future.py).
+    `future_peak_tokens` is the most context that all who run will need at once (past_future.py).
     """
 
     at_ns: int

@@ -59,7 +59,8 @@ class Planner:
         self.work = Work()
         self._is_timed = model is not None
         self._view = self.view(0)
-        self._limits = StepLimits()
+        self.limits = StepLimits()  # that the policy asked for
+        self._limits = self.limits  # in force: see FALLBACKS
         self._tokens_left = 0
         self._rows_left = 0
 
@@ -67,6 +68,11 @@ class Planner:
     def preempted(self) -> list[Request]:
         """Those whose context was dropped in this step."""
         return self.moves.preempted
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Prompt tokens in this step."""
+        return sum([num_tokens for _, num_tokens in self.prefills.values()])
 
     def view(self, now_ns: int) -> View:
         """Return the present as a policy may see it."""
@@ -92,7 +98,7 @@ class Planner:
         policy, waiting, moves = self._policy, self._queues.waiting, self.moves
         if policy.ranks_move:
             waiting.refresh(self._prefill_rank)
-        limits = policy.limits(view)
+        limits = self.limits = policy.limits(view)
         moves.begin(view, limits)
         if self._capacity.num_host_blocks and policy.swaps:
             moves.carry()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from engine.core.executor import Capacity
+from engine.core.prompt_plan import PLAIN_PLAN, PromptDue, PromptPlan
 from engine.core.request import Request
 
 # Smaller comes first. Ends in (arrival_ns, id): a total order without ties, so that equal runs
@@ -134,6 +135,17 @@ class SchedulingPolicy(Protocol):
     def swaps(self) -> bool:
         """True where a victim may be parked, and `traffic` brings it back. No: it is recomputed."""
         return False
+
+    @property
+    def prompt_plan(self) -> PromptPlan:
+        """What `prefill_rank` amounts to, for forecasts. By arrival."""
+        return PLAIN_PLAN
+
+    def prompt_due(self, request: Request) -> PromptDue:
+        """When is this first token due, or due again? For forecasts. When it was promised."""
+        order = request.order
+        at_ns = order.slo.first_token_due_ns(order.arrival_ns, request.num_prompt_tokens)
+        return PromptDue(at_ns)
 
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Which prompt next? Asked of waiting requests and, every step, of those under way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class PromptOrder(StrEnum):
@@ -37,3 +38,11 @@ class PromptPlan:
 
 
 PLAIN_PLAN = PromptPlan()
+
+
+class PromptDue(NamedTuple):
+    """When a first token is due, or due again; a lost prompt has missed for good."""
+
+    at_ns: int
+    is_second: bool = False
+    is_lost: bool = False

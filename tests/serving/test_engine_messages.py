@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.batch import TopLogprob
+from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
+from engine.core.prompt_plan import PromptOrder, PromptPlan
 from engine.core.request import FinishReason, RequestOrder, SamplingParams, Slo, TbtMode
 from engine.core.stats import RequestStats, Snapshot, StepStats, TokenEvent
 from engine.serving.client import EngineInfo
@@ -89,7 +91,27 @@ events = st.builds(
     stats=st.none() | request_stats,
 )
 step_stats = st.builds(StepStats, **{f.name: counts for f in fields(StepStats)})
+class_loads = st.builds(
+    ClassLoad,
+    ids,
+    counts,
+    st.lists(
+        st.builds(OpenPrompt, counts, counts, counts, st.booleans(), st.booleans()), max_size=3
+    ).map(tuple),
+    lost_tokens=counts,
+)
+plans = st.builds(PromptPlan, order=st.sampled_from(PromptOrder), second_weight=numbers)
+loads = st.builds(
+    EngineLoad,
+    counts,
+    st.lists(class_loads, max_size=3).map(tuple),
+    plans,
+    prompt_rate=numbers,
+    releases=st.lists(st.builds(Release, counts, counts, counts), max_size=3).map(tuple),
+    draining=st.booleans(),
+)
 KINDS = {
+    "EngineLoad | None": st.none() | loads,
     "str": ids,
     "int": counts,
     "float": numbers,

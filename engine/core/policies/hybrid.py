@@ -25,7 +25,7 @@ import math
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.length_predictor import remaining_tokens
 from engine.core.policies.hybrid_options import HybridOptions
-from engine.core.policies.open_prompts import LOST, OpenPrompts
+from engine.core.policies.open_prompts import LOST, SECOND, OpenPrompts
 from engine.core.policies.patience import absence_ns, due_ns
 from engine.core.policies.thrash import ThrashGuard
 from engine.core.policies.triage import give_up
@@ -39,6 +39,7 @@ from engine.core.policy import (
     Traffic,
     View,
 )
+from engine.core.prompt_plan import PromptDue, PromptOrder, PromptPlan
 from engine.core.request import Request, Status, TbtMode
 
 NS_PER_MS = 1_000_000
@@ -83,6 +84,26 @@ class Hybrid(SchedulingPolicy):
     def swaps(self) -> bool:
         """True unless the switch is off."""
         return bool(self._options.park)
+
+    @property
+    def prompt_plan(self) -> PromptPlan:
+        """By class and due time."""
+        options = self._options
+        return PromptPlan(
+            order=PromptOrder.DUE if options.deadlines else PromptOrder.ARRIVAL,
+            by_class=True,
+            second_ns=self._second_ns,
+            second_weight=options.second_weight,
+            decode_weight=options.decode_weight,
+            ageing=options.ageing,
+        )
+
+    def prompt_due(self, request: Request) -> PromptDue:
+        """When it is due by the latest step's look."""
+        if not request.note:
+            return super().prompt_due(request)
+        due_ns, stage = request.note
+        return PromptDue(due_ns, stage == SECOND, stage == LOST)
 
     # One step
 

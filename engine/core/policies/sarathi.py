@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from engine.core.policies.admission import num_seats, whole_history
 from engine.core.policy import Rank, Room, SchedulingPolicy, StepLimits, View
+from engine.core.prompt_plan import PromptOrder, PromptPlan
 from engine.core.request import Request, Status
 
 
@@ -42,6 +43,11 @@ class Sarathi(SchedulingPolicy):
             max_tokens=self._token_budget,
             max_running=num_seats(view, self._max_running),
         )
+
+    @property
+    def prompt_plan(self) -> PromptPlan:
+        """By arrival, or by length."""
+        return PromptPlan(PromptOrder.SHORTEST if self._shortest_first else PromptOrder.ARRIVAL)
 
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Prompts under way first, by arrival; then new ones, by length if that is the order.

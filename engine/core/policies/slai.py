@@ -33,6 +33,7 @@ from collections.abc import Sequence
 
 from engine.core.policies.admission import num_seats, whole_history
 from engine.core.policy import Rank, Room, SchedulingPolicy, StepLimits, View
+from engine.core.prompt_plan import PromptOrder, PromptPlan
 from engine.core.request import Request, Status
 
 OFFSET_LOW = 5.0  # mean step times, while memory is at hand
@@ -94,6 +95,12 @@ class Slai(SchedulingPolicy):
     def due(self, request: Request, view: View) -> bool:
         """Critical, ties included; a request nobody wrote a time for cannot wait."""
         return not request.note or view.now_ns >= request.note[0]
+
+    @property
+    def prompt_plan(self) -> PromptPlan:
+        """By class where that is on; by arrival, or by length."""
+        order = PromptOrder.SHORTEST if self._shortest_first else PromptOrder.ARRIVAL
+        return PromptPlan(order, by_class=bool(self._priority))
 
     def prefill_rank(self, request: Request, view: View) -> Rank:
         """Prompts under way, first begun first; then new ones: strict first, shortest first."""

@@ -1,0 +1,206 @@
+"""Reads an engine's load off its queues now and then, and measures how fast prompts are served.
+
+It changes nothing it reads. What it costs is bounded by how seldom it looks: the more requests
+there are, the longer a reading is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from engine.core.clock import NS_PER_MS, NS_PER_S
+from engine.core.latency_model import LatencyModel, StepCost
+from engine.core.length_predictor import remaining_tokens
+from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
+from engine.core.past_future import future_peak
+from engine.core.planner import Planner
+from engine.core.policy import NO_LIMIT, SchedulingPolicy
+from engine.core.prompt_plan import PromptOrder
+from engine.core.queues import Queues
+from engine.core.request import Request, Status
+
+EVERY_NS = 50 * NS_PER_MS
+EVERY_NS_PER_REQUEST = 100_000  # a request read takes about a microsecond: a hundredth of the time
+MOST_PROMPTS = 48  # of a class that are listed one by one
+RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+MEMORY_NS = 5 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
+UNKNOWN_LENGTH = 256.0
+
+
+class LoadMeter:
+    """`read` returns the load, at most `EVERY_NS` old (more with thousands of requests)."""
+
+    __slots__ = (
+        "_at_ns",
+        "_busy_ns",
+        "_busy_steps",
+        "_busy_tokens",
+        "_every_ns",
+        "_load",
+        "_model",
+        "_planner",
+        "_policy",
+        "_queues",
+    )
+
+    def __init__(
+        self, queues: Queues, planner: Planner, policy: SchedulingPolicy, model: LatencyModel | None
+    ) -> None:
+        self._queues = queues
+        self._planner = planner
+        self._policy = policy
+        self._model = model
+        self._load: EngineLoad | None = None
+        self._every_ns = EVERY_NS
+        # Steps in which somebody waited: their time, prompt tokens and number, fading.
+        self._busy_ns = self._busy_tokens = self._busy_steps = 0.0
+
+    def note_step(self, elapsed_ns: int, num_prompt_tokens: int) -> None:
+        """A step is over; steps that left no prompt behind say nothing about how fast they go."""
+        queues = self._queues
+        if elapsed_ns <= 0 or not (queues.waiting or queues.prefilling):
+            return
+        kept = MEMORY_NS / (MEMORY_NS + elapsed_ns)
+        self._busy_ns = kept * (self._busy_ns + elapsed_ns)
+        self._busy_tokens = kept * (self._busy_tokens + num_prompt_tokens)
+        self._busy_steps = kept * (self._busy_steps + 1.0)
+
+    def read(self, now_ns: int, *, draining: bool) -> EngineLoad:
+        """Return the load; looks again only when the last look is too old."""
+        load = self._load
+        if load is None or now_ns - load.at_ns >= self._every_ns or load.draining != draining:
+            load = self._load = self._look(now_ns, draining)
+            self._every_ns = max(EVERY_NS, EVERY_NS_PER_REQUEST * len(self._queues))
+        return load
+
+    def _look(self, now_ns: int, draining: bool) -> EngineLoad:
+        view, queues, limits = self._planner.view(now_ns), self._queues, self._planner.limits
+        decoding = queues.decoding.values()
+        plan, model = self._policy.prompt_plan, self._model
+        classes: dict[str, _ClassReading] = {}
+        for request in (*queues.prefilling.values(), *queues.waiting):
+            _of(classes, request).add_prompt(request, self._policy, plan.order, now_ns)
+        for request in decoding:
+            _of(classes, request).add_decode(request)
+        for request in queues.parked.values():
+            _of(classes, request).parked += 1
+        releases, peak = _releases((*queues.prefilling.values(), *decoding))
+        decode_ns, prompt_token_ns = 0.0, 0.0
+        if model is not None:
+            cost = StepCost(model)
+            cost.add_decodes(len(decoding), sum([r.num_computed for r in decoding]))
+            decode_ns, prompt_token_ns = cost.total_ns, model.prefill_ns(0, 1024) / 1024
+        has_rate = self._busy_tokens > 0 and self._busy_ns > 0
+        return EngineLoad(
+            at_ns=now_ns,
+            classes=tuple(
+                sorted(
+                    [reading.value() for reading in classes.values()],
+                    key=lambda c: (c.rank, c.tier),
+                )
+            ),
+            plan=plan,
+            budget_ns=limits.max_step_ns if limits.max_step_ns < NO_LIMIT else 0,
+            budget_tokens=min(limits.max_tokens, view.capacity.max_batch_tokens),
+            decode_ns=int(decode_ns),
+            prompt_token_ns=prompt_token_ns,
+            prompt_rate=self._busy_tokens / self._busy_ns * NS_PER_S if has_rate else 0.0,
+            step_ns=int(self._busy_ns / self._busy_steps) if self._busy_steps else 0,
+            num_blocks=view.capacity.num_blocks,
+            free_blocks=view.free_blocks,
+            coming_blocks=view.coming_blocks,
+            block_size=view.capacity.block_size,
+            releases=releases,
+            future_peak_tokens=int(peak),
+            draining=draining,
+        )
+
+
+class _ClassReading:
+    """One class while it is read."""
+
+    __slots__ = (
+        "context", "decodes", "lost", "lost_tokens", "parked", "prompts", "rank", "tbt_ns", "tier"
+    )  # fmt: skip
+
+    def __init__(self, tier: str, rank: int) -> None:
+        self.tier, self.rank = tier, rank
+        self.prompts: list[tuple[float, OpenPrompt]] = []  # with its place in the order
+        self.lost = self.lost_tokens = 0
+        self.decodes = self.context = self.parked = self.tbt_ns = 0
+
+    def add_prompt(
+        self, request: Request, policy: SchedulingPolicy, order: PromptOrder, now_ns: int
+    ) -> None:
+        """Add a request that waits, or whose prompt is under way."""
+        tokens = request.num_tokens - request.num_computed
+        if request.first_token_ns is not None:  # its context was lost: it goes first
+            self.prompts.append((-math.inf, OpenPrompt(0, tokens, is_started=True)))
+            return
+        is_started = request.status is Status.RUNNING
+        due = policy.prompt_due(request)
+        if due.is_lost and not is_started:
+            self.lost += 1
+            self.lost_tokens += tokens
+            return
+        guess = 0 if request.estimate is None else int(request.estimate.middle)
+        prompt = OpenPrompt(due.at_ns - now_ns, tokens, guess, due.is_second, is_started)
+        place = float(request.order.arrival_ns)
+        if is_started:
+            place = -math.inf
+        elif order is PromptOrder.DUE:
+            place = due.at_ns
+        elif order is PromptOrder.SHORTEST:
+            place = tokens
+        self.prompts.append((place, prompt))
+
+    def add_decode(self, request: Request) -> None:
+        """Add a request that decodes."""
+        self.decodes += 1
+        self.context += request.num_computed
+        gap_ns = request.order.slo.tbt_ns
+        self.tbt_ns = gap_ns if not self.tbt_ns else min(self.tbt_ns, gap_ns)
+
+    def value(self) -> ClassLoad:
+        """Return what was read."""
+        prompts = [prompt for _, prompt in sorted(self.prompts)]
+        behind = prompts[MOST_PROMPTS:]
+        return ClassLoad(
+            tier=self.tier,
+            rank=self.rank,
+            prompts=tuple(prompts[:MOST_PROMPTS]),
+            more=len(behind),
+            more_tokens=sum([p.num_tokens for p in behind]),
+            lost=self.lost,
+            lost_tokens=self.lost_tokens,
+            decodes=self.decodes,
+            decode_tokens=self.context,
+            parked=self.parked,
+            tbt_ns=self.tbt_ns,
+        )
+
+
+def _of(classes: dict[str, _ClassReading], request: Request) -> _ClassReading:
+    order = request.order
+    found = classes.get(order.tier)
+    if found is None:
+        found = classes[order.tier] = _ClassReading(order.tier, order.slo.rank)
+    return found
+
+
+def _releases(running: Iterable[Request]) -> tuple[tuple[Release, ...], float]:
+    """Return who ends after how many tokens more, in a few groups, and the future peak."""
+    exact: list[tuple[float, int, float]] = []
+    groups: dict[int, list[int]] = {}
+    for request in running:
+        guess = UNKNOWN_LENGTH if request.estimate is None else request.estimate.high
+        left = remaining_tokens(guess, len(request.output), request.order.sampling.max_tokens)
+        exact.append((left, 1, float(request.num_tokens)))
+        group = groups.setdefault(bisect_left(RELEASE_EDGES, left), [0, 0, 0])
+        group[0] = max(group[0], int(left))
+        group[1] += 1
+        group[2] += request.num_tokens
+    releases = tuple([Release(*group) for _, group in sorted(groups.items())])
+    return releases, future_peak(exact)
