@@ -21,6 +21,7 @@ from gateway.admission import Admission, Reservation
 from gateway.choice import Choice
 from gateway.completion import Delta, Usage
 from gateway.errors import ApiError, Problem, bad_value
+from gateway.lengths import Lengths
 from gateway.metering import Meter
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
@@ -42,12 +43,14 @@ class Answer:
         engine: EngineClient,
         admission: Admission,
         meter: Meter,
+        lengths: Lengths,
     ) -> None:
         self.plan = plan
         self._codec = codec
         self._engine = engine
         self._admission = admission
         self._meter = meter
+        self._lengths = lengths
         self._reservation: Reservation | None = None
         self.choices: list[Choice] = []
         self.client_left = False
@@ -60,10 +63,17 @@ class Answer:
 
     def open(self) -> None:
         """Take places in the queue, then seats in the engine: all or none; raises ApiError."""
-        plan = self.plan
-        if plan.sampling.max_tokens == 0:
-            self.choices = [self._choice(index) for index in range(plan.num_choices)]
+        if self.plan.sampling.max_tokens == 0:
+            self.choices = [self._choice(index) for index in range(self.plan.num_choices)]
             return
+        try:
+            self._take_places()
+        except ApiError:
+            self._lengths.forget(self.plan)
+            raise
+
+    def _take_places(self) -> None:
+        plan = self.plan
         if not self._engine.ready:
             raise engine_unavailable()
         lengths = [len(plan.prompt_of(index)) for index in range(plan.num_choices)]

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,6 +30,7 @@ from gateway.engine_watch import EngineWatch
 from gateway.errors import ApiError, Problem
 from gateway.gauges import observe
 from gateway.ledger import Ledger
+from gateway.lengths import Lengths, make_predictor
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
 from gateway.routes import admin, health, inference, models
@@ -105,6 +107,11 @@ def build_services(
     )
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
+    folder = settings.data_dir / "learning"
+    lengths = Lengths(
+        partial(make_predictor, folder, settings.learn_scope) if settings.learn else None
+    )
+    engine.add_finish_listener(lengths.on_finish)
     watch = EngineWatch()
     engine.add_step_listener(watch.on_step)
     services = Services(
@@ -112,7 +119,7 @@ def build_services(
         clock=clock,
         ledger=ledger,
         tiers=TierTable(tuple(tiers)),
-        host=ModelHost(engine, load, clock, settings.aliases),
+        host=ModelHost(engine, load, clock, lengths, settings.aliases),
         auth=Authenticator(
             ledger.repository,
             clock,
@@ -125,6 +132,7 @@ def build_services(
             max_queue=settings.max_queue,
             max_queue_prompt_tokens=settings.max_queue_prompt_tokens,
         ),
+        lengths=lengths,
         meter=meter,
         telemetry=telemetry,
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),

@@ -15,6 +15,7 @@ from datetime import timedelta
 from engine.core.clock import NS_PER_S, Clock, utc_now
 from engine.core.request import SamplingParams
 from engine.serving.client import EngineInfo
+from gateway.asking import Asked, asked_in_chat, asked_in_text
 from gateway.completion import ChatShape, Heading, Shape, TextShape
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.plan import Plan
@@ -192,7 +193,8 @@ class Encoder:
         require_model(body.model, principal, self._info, self._aliases)
         tier = choose_tier(body.service_tier, principal, tiers)
         prompt = await self.codec.encode_chat(body.messages)
-        return self._plan(body, CHAT, principal, tier, [prompt], arrival_ns)
+        asked = [asked_in_chat(body.messages)]
+        return self._plan(body, CHAT, principal, tier, [prompt], asked, arrival_ns)
 
     async def completion(
         self,
@@ -204,15 +206,16 @@ class Encoder:
         """Return the plan of a completion; raises ApiError."""
         require_model(body.model, principal, self._info, self._aliases)
         tier = choose_tier(body.service_tier, principal, tiers)
-        asked = body.prompts
-        prompts = await self.codec.encode_prompts(asked)
-        plan = self._plan(body, TEXT, principal, tier, prompts, arrival_ns)
+        sent = body.prompts
+        prompts = await self.codec.encode_prompts(sent)
+        asked = list(map(asked_in_text, sent))
+        plan = self._plan(body, TEXT, principal, tier, prompts, asked, arrival_ns)
         if not body.echo:
             return plan
         # Only now: prompts that fit the context are short enough to be decoded on the event loop.
         echoes = tuple(
             text if isinstance(text, str) else self.codec.decode(tokens)
-            for text, tokens in zip(asked, prompts, strict=True)
+            for text, tokens in zip(sent, prompts, strict=True)
         )
         return dataclasses.replace(plan, echoes=echoes)
 
@@ -223,6 +226,7 @@ class Encoder:
         principal: Principal,
         tier: TierRecord,
         prompts: Sequence[tuple[int, ...]],
+        asked: Sequence[Asked],
         arrival_ns: int,
     ) -> Plan:
         if not all(prompts):
@@ -238,6 +242,8 @@ class Encoder:
             service_tier=service_tier_name(tier),
             fingerprint=self._fingerprint,
         )
+        arrival = now - timedelta(seconds=waited_s)
+        hour = arrival.hour + arrival.minute / 60
         return Plan(
             principal=principal,
             tier=tier,
@@ -249,7 +255,12 @@ class Encoder:
             stops=body.stops,
             choices_per_prompt=body.num_choices,
             arrival_ns=arrival_ns,
-            arrival=now - timedelta(seconds=waited_s),
+            arrival=arrival,
             stream=bool(body.stream),
             usage_chunk=body.wants_usage_chunk,
+            questions=tuple(
+                one.question(principal.tenant.id, len(prompt), max_tokens, hour)
+                for one, prompt in zip(asked, prompts, strict=True)
+            ),
+            previous_outputs=asked[0].previous_outputs(len(prompts[0])),
         )

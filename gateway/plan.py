@@ -6,13 +6,14 @@ A `Plan` is made before anything is reserved or submitted, and everything later 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from engine.core.request import RequestOrder, SamplingParams, Slo
+from engine.core.request import LengthEstimate, RequestOrder, SamplingParams, Slo
+from engine.learning.question import Question
 from gateway.completion import Heading, Shape
 from gateway.metering import UsageContext
-from gateway.principal import Principal
+from gateway.principal import Principal, service_tier_name, slo_of
 from gateway.stopwatch import Stopwatch
 from tenants.values import TierRecord
 
@@ -25,6 +26,7 @@ class Plan:
 
     `prompts` are token ids; each has `choices_per_prompt` answers, and choice k belongs to prompt
     k // choices_per_prompt. `echoes` are the prompts' texts where they are to be repeated.
+    `questions` are what the prompts ask, until `estimates` of their answers' lengths are made.
     """
 
     principal: Principal
@@ -40,7 +42,10 @@ class Plan:
     arrival: datetime
     stream: bool = False
     usage_chunk: bool = False
-    echoes: tuple[str, ...] = ()
+    echoes: tuple[str, ...] = field(default=(), repr=False)
+    questions: tuple[Question, ...] = field(default=(), repr=False)
+    previous_outputs: tuple[int, ...] = ()
+    estimates: tuple[LengthEstimate, ...] = ()
 
     @property
     def num_choices(self) -> int:
@@ -70,6 +75,16 @@ class Plan:
         """Return the text to repeat in front of a choice."""
         return self.echoes[index // self.choices_per_prompt] if self.echoes else ""
 
+    def estimate_of(self, index: int) -> LengthEstimate | None:
+        """Return the guess of a choice's length, None where none was made."""
+        return self.estimates[index // self.choices_per_prompt] if self.estimates else None
+
+    def served_in(self, tier: TierRecord) -> Plan:
+        """Return the same request as another tier's, by that tier's promise and price."""
+        heading = dataclasses.replace(self.heading, service_tier=service_tier_name(tier))
+        slo = slo_of(tier, stream=self.stream)
+        return dataclasses.replace(self, tier=tier, slo=slo, heading=heading)
+
     def engine_id(self, index: int) -> str:
         """Return the id of a choice's engine request, which is also that of its usage row."""
         return self.heading.id if self.num_choices == 1 else f"{self.heading.id}-{index}"
@@ -87,6 +102,8 @@ class Plan:
             cache_salt=self.principal.salt,
             weight=self.tier.weight,
             slo=self.slo,
+            previous_outputs=self.previous_outputs,
+            estimate=self.estimate_of(index),
         )
 
     def usage_context(self, index: int, stopwatch: Stopwatch) -> UsageContext:

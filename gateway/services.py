@@ -1,7 +1,8 @@
 """Everything a gateway is made of, built once and handed to routes; and the engine's own life.
 
 `Services` only holds: each part knows its own work. `ModelHost` starts the engine, loads the
-tokenizer of what it serves, and makes the encoder that belongs to the engine's present self.
+tokenizer of what it serves and what was learned of it, and makes the encoder that belongs to the
+engine's present self.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gateway.background import Background
 from gateway.encoding import Encoder
 from gateway.engine_watch import EngineWatch
 from gateway.ledger import Ledger
+from gateway.lengths import Lengths
 from gateway.live import LiveAnswers
 from gateway.metering import Meter
 from gateway.settings import Settings
@@ -44,10 +46,12 @@ class ModelHost:
         engine: EngineClient,
         load_codec: LoadCodec,
         clock: Clock,
+        lengths: Lengths,
         aliases: Collection[str] = (),
     ) -> None:
         self.engine = engine
         self.aliases = aliases
+        self._lengths = lengths
         self._load_codec = load_codec
         self._clock = clock
         self._codec: TextCodec | None = None
@@ -61,14 +65,17 @@ class ModelHost:
     async def start(self) -> None:
         """Start the engine and load its tokenizer; raises ModelLoadError with one line."""
         await self.engine.start()
-        assert self.engine.info is not None
-        self._codec = await self._load_codec(self.engine.info.model_path)
+        info = self.engine.info
+        assert info is not None
+        opening = asyncio.to_thread(self._lengths.open, fingerprint_of(info))
+        self._codec, _ = await asyncio.gather(self._load_codec(info.model_path), opening)
         self.loaded_ns = self._clock.now_ns()
         self.started.set()
 
     async def close(self) -> None:
-        """End the engine; open requests get their last event."""
+        """End the engine; open requests get their last event, and what they taught is kept."""
         await self.engine.close()
+        await asyncio.to_thread(self._lengths.close)
         if self._codec is not None:
             self._codec.close()
 
@@ -116,6 +123,7 @@ class Services:
     host: ModelHost
     auth: Authenticator
     admission: Admission
+    lengths: Lengths
     meter: Meter
     telemetry: Telemetry
     live: LiveAnswers

@@ -244,6 +244,27 @@ class Settings(BaseSettings):
         262_144, ge=1, description="Most prompt tokens that may wait for the engine."
     )
 
+    # what is known in advance
+    admission: Literal["off", "soft", "hard"] = Field(
+        "soft",
+        description="Whether a forecast may refuse: never, only below the first tier, or anybody;"
+        " what a tier's on_overload says is done.",
+    )
+    admission_factor: float = Field(
+        2.0,
+        ge=1,
+        le=1000,
+        description="A first token must be forecast so many times as late as promised before it"
+        " counts as late.",
+    )
+    learn: bool = Field(
+        True, description="Learn from finished answers how long the next will be; kept in data_dir."
+    )
+    learn_scope: Literal["tenant", "all"] = Field(
+        "tenant",
+        description="Whose answers may tell of a tenant's next one: its own only, or everybody's.",
+    )
+
     @field_validator("port", mode="before")
     @classmethod
     def _explain_service_links(cls, value: Any) -> Any:

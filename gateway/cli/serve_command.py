@@ -42,6 +42,10 @@ HostKvGroup = Annotated[
     Text, flag("host-kv-group", "int8: tokens per key scale; divides 16; default 16.", "N")
 ]
 MaxQueue = Annotated[Text, flag("max-queue", "Most requests that may wait; default 512.", "N")]
+Admission = Annotated[
+    Text, flag("admission", "off, soft or hard: whether forecasts refuse; default soft.", "MODE")
+]
+Learn = Annotated[Text, flag("learn", "on or off: learn lengths of answers; default on.", "ON")]
 DrainTimeout = Annotated[
     Text, flag("drain-timeout-s", "How long answers may go on after SIGTERM; default 30.", "S")
 ]
@@ -71,6 +75,8 @@ def serve(
     host_kv_format: HostKvFormat = None,
     host_kv_group: HostKvGroup = None,
     max_queue: MaxQueue = None,
+    admission: Admission = None,
+    learn: Learn = None,
     drain_timeout_s: DrainTimeout = None,
     log_level: LogLevel = None,
     database_url: DatabaseUrl = None,
@@ -105,6 +111,8 @@ def serve(
         host_kv_format=host_kv_format,
         host_kv_group=host_kv_group,
         max_queue=max_queue,
+        admission=admission,
+        learn=learn,
         drain_timeout_s=drain_timeout_s,
         log_level=log_level,
         database_url=database_url,

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/completions`: the verbs in their order, one function each.
 
-authenticate -> read -> encode -> (in the response) admit -> submit -> stream -> settle. Everything
-before the response holds nothing that would have to be given back.
+authenticate -> read -> encode -> guess the length -> (in the response) admit -> submit -> stream ->
+settle. Everything before the response holds nothing that would have to be given back.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ async def infer(request: Request, operation: str, make_plan: MakePlan) -> Respon
         principal = await authenticate(request, services)
         raw = await read(request, services)
         plan = await make_plan(raw, principal, services.tiers.current)
+        plan = await services.lengths.guess(plan)
         # A body may be long under way, and a key revoked meanwhile: nothing watches it before its
         # answer is among the live ones. Answered from memory unless some key has changed.
         if not await services.auth.still_opens(principal.digest):
@@ -165,5 +166,6 @@ def respond(request: Request, services: Services, plan: Plan) -> Response:
         services.host.engine,
         services.admission,
         services.meter,
+        services.lengths,
     )
     return AnswerResponse(answer, services.live, services.telemetry, services.clock)
