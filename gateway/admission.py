@@ -7,52 +7,15 @@ taking a place (law L51). It knows tiers as bounds and names, and nothing of HTT
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 
-from engine.core.clock import NS_PER_S, Clock
+from engine.core.clock import Clock
 from gateway.errors import ApiError, Problem
+from gateway.retry_hints import COLD_HINT_S, DrainRate, step_hint_ms
 from tenants.values import TierRecord
 
-# Hints come in steps, so that they do not show other tenants' load to the millisecond.
-HINT_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120)
-RATE_SAMPLES = 128  # departures remembered per tier
-RATE_WINDOW_NS = 30 * NS_PER_S
 DRAINING_HINT_MS = 1000  # another replica may take it at once
-COLD_HINT_S = 2.0  # nothing has left the queue yet, so its rate is unknown
-
-
-def step_hint_ms(seconds: float) -> int:
-    """Return the smallest step that is not below `seconds`, in milliseconds."""
-    return 1000 * next((step for step in HINT_STEPS_S if seconds <= step), HINT_STEPS_S[-1])
-
-
-class DrainRate:
-    """How fast places in a queue become free, from the latest departures of its busy period.
-
-    While nobody else waits, departures say how fast requests come, not how fast they are served.
-    """
-
-    __slots__ = ("_departures",)
-
-    def __init__(self) -> None:
-        self._departures: deque[int] = deque(maxlen=RATE_SAMPLES)
-
-    def note(self, now_ns: int, others_wait: bool) -> None:
-        """One request got its first token; `others_wait` tells whether more are behind it."""
-        if others_wait:
-            self._departures.append(now_ns)
-        else:
-            self._departures.clear()
-
-    def per_second(self, now_ns: int) -> float | None:
-        """Return the rate over the latest window; None where too little is known."""
-        while self._departures and now_ns - self._departures[0] > RATE_WINDOW_NS:
-            self._departures.popleft()
-        if len(self._departures) < 2:
-            return None
-        span_ns = max(now_ns - self._departures[0], 1)
-        return (len(self._departures) - 1) * NS_PER_S / span_ns
 
 
 class Reservation:

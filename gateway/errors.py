@@ -64,6 +64,10 @@ class Problem(Enum):
     )
     SATURATED = ProblemSpec(503, "overloaded_error", "queue_full", "saturated", "saturated")
     TIER_FULL = ProblemSpec(503, "overloaded_error", "queue_full", "saturated", "tier-capacity")
+    # One fact with two names: the reason header's word, and that of `error.type` on metrics.
+    SLO_UNREACHABLE = ProblemSpec(
+        503, "overloaded_error", "slo_unattainable", "slo_unattainable", "slo-unreachable"
+    )
     DRAINING = ProblemSpec(503, "overloaded_error", "draining", "draining", "draining")
     DEADLINE = ProblemSpec(504, "server_error", "deadline_exceeded", "deadline_exceeded")
 

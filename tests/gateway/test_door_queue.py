@@ -15,8 +15,9 @@ from openai import InternalServerError
 from sqlalchemy import text
 
 from engine.core.clock import NS_PER_S, VirtualClock
-from gateway.admission import HINT_STEPS_S, Admission, Reservation
+from gateway.admission import Admission, Reservation
 from gateway.errors import ApiError, Problem
+from gateway.retry_hints import HINT_STEPS_S
 from tenants.values import Overload, TierRecord
 
 
