@@ -4,7 +4,8 @@ Keys are checked, usage is written, metrics are kept, every request is logged. T
 paced executor or a real model. Run by the benchmarks; by hand:
 python -m benchmarks.gateway_under_test --data DIR --ready FILE --step-ms 5
 A tier is changed with --tier free pace_ms=50, the engine with --engine and fields of EngineConfig
-as JSON; --ends writes the engine's last word on every request, one JSON object a line.
+as JSON, the gateway with --settings and settings as JSON; --ends writes the engine's last word on
+every request, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import uvloop
 
@@ -94,8 +97,9 @@ async def serve(
     config: EngineConfig,
     tier: tuple[str, ...] = (),
     ends: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    settings = Settings(data_dir=data, port=0, max_queue=MAX_QUEUE)
+    settings = Settings(**({"data_dir": data, "port": 0, "max_queue": MAX_QUEUE} | more))
     stop = asyncio.Event()
     with listen("127.0.0.1", 0) as bound:
         async with ledger(settings, lambda _line: None) as opened:
@@ -134,14 +138,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--engine", type=json.loads, default={}, help="fields of EngineConfig")
     parser.add_argument("--tier", nargs="+", default=(), metavar="NAME FIELD=VALUE")
+    parser.add_argument("--settings", type=json.loads, default={}, help="settings of the gateway")
+    parser.add_argument("--mean-tokens", type=float, help="answers of the paced executor end")
     parser.add_argument("--ends", type=Path)
     args = parser.parse_args()
     gateway_logging.set_up("info")
     prepare_process()
     config = engine_config(args.model, args.step_ms, args.threads)
     args.engine["policy_options"] = tuple(map(tuple, args.engine.get("policy_options", ())))
+    if args.mean_tokens:
+        options = (*config.executor_options, ("mean_tokens", str(args.mean_tokens)))
+        config = dataclasses.replace(config, executor_options=options)
     config = dataclasses.replace(config, **args.engine)
-    uvloop.run(serve(args.data, args.ready, config, tuple(args.tier), args.ends))
+    tier = tuple(args.tier)
+    uvloop.run(serve(args.data, args.ready, config, tier, args.ends, args.settings))
 
 
 if __name__ == "__main__":
