@@ -23,8 +23,12 @@ from sqlalchemy import (
     MetaData,
     String,
     TypeDecorator,
+    UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tenants.values import DEFAULT_ORGANISATION_ID
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_N_label)s",
@@ -62,7 +66,27 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 
-class Tier(Base):
+class Promise:
+    """The columns of a tier that make up a version of it."""
+
+    rank: Mapped[int] = mapped_column(Integer)
+    ttft_ms: Mapped[int] = mapped_column(Integer)
+    ttft_ms_per_1k_prompt_tokens: Mapped[int] = mapped_column(Integer)
+    tbt_ms: Mapped[int] = mapped_column(Integer)
+    tbt_mode: Mapped[str] = mapped_column(String(16))
+    pace_ms: Mapped[int] = mapped_column(Integer)
+    objective: Mapped[float] = mapped_column(Double)
+    weight: Mapped[float] = mapped_column(Double)
+    max_queue: Mapped[int | None] = mapped_column(Integer)
+    max_output_tokens: Mapped[int | None] = mapped_column(Integer)
+    on_overload: Mapped[str] = mapped_column(String(16))
+    price_prompt_nano: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    price_cached_nano: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    price_output_nano: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    on_limiter_away: Mapped[str] = mapped_column(String(16), server_default="local")
+
+
+class Tier(Promise, Base):
     """A class of service; a row, so that an operator can add one without a line of code."""
 
     __tablename__ = "tiers"
@@ -77,21 +101,34 @@ class Tier(Base):
         CheckConstraint("max_queue > 0", name="max_queue"),
         CheckConstraint("max_output_tokens > 0", name="max_output_tokens"),
         CheckConstraint("on_overload IN ('queue', 'reject', 'downgrade')", name="on_overload"),
+        CheckConstraint("price_prompt_nano >= 0", name="price_prompt_nano"),
+        CheckConstraint("price_cached_nano >= 0", name="price_cached_nano"),
+        CheckConstraint("price_output_nano >= 0", name="price_output_nano"),
+        CheckConstraint("on_limiter_away IN ('local', 'refuse')", name="on_limiter_away"),
     )
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    rank: Mapped[int] = mapped_column(Integer)
-    ttft_ms: Mapped[int] = mapped_column(Integer)
-    ttft_ms_per_1k_prompt_tokens: Mapped[int] = mapped_column(Integer)
-    tbt_ms: Mapped[int] = mapped_column(Integer)
-    tbt_mode: Mapped[str] = mapped_column(String(16))
-    pace_ms: Mapped[int] = mapped_column(Integer)
-    objective: Mapped[float] = mapped_column(Double)
-    weight: Mapped[float] = mapped_column(Double)
-    max_queue: Mapped[int | None] = mapped_column(Integer)
-    max_output_tokens: Mapped[int | None] = mapped_column(Integer)
-    on_overload: Mapped[str] = mapped_column(String(16))
     version: Mapped[int] = mapped_column(Integer)
+
+
+class TierVersion(Promise, Base):
+    """A tier as it once was; written with the change, and never changed: bills hang on it."""
+
+    __tablename__ = "tier_versions"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Organisation(Base):
+    """Who pays for one or more tenants."""
+
+    __tablename__ = "organisations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class Tenant(Base):
@@ -104,6 +141,12 @@ class Tenant(Base):
     tier: Mapped[str] = mapped_column(String(64), ForeignKey("tiers.name"), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     disabled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    organisation_id: Mapped[str] = mapped_column(
+        String(32),
+        ForeignKey("organisations.id"),
+        index=True,
+        server_default=DEFAULT_ORGANISATION_ID,
+    )
 
 
 class ApiKey(Base):
@@ -124,6 +167,46 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    scopes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    created_by: Mapped[str | None] = mapped_column(String(128))
+    rotated_from: Mapped[str | None] = mapped_column(String(32), ForeignKey("api_keys.id"))
+    chain_id: Mapped[str] = mapped_column(String(32), index=True, server_default=text("''"))
+
+
+class Limit(Base):
+    """One limit of a key's chain, a tenant or an organisation; what has no row has no limit."""
+
+    __tablename__ = "limits"
+    __table_args__ = (
+        CheckConstraint("scope IN ('key', 'tenant', 'organisation')", name="scope"),
+        CheckConstraint("amount >= 0", name="amount"),
+    )
+
+    scope: Mapped[str] = mapped_column(String(16), primary_key=True)
+    target_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dimension: Mapped[str] = mapped_column(String(32), primary_key=True)
+    amount: Mapped[int] = mapped_column(BigInteger)
+
+
+class BudgetRow(Base):
+    """What a key's chain, a tenant or an organisation may spend in one kind of window."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (
+        CheckConstraint("scope IN ('key', 'tenant', 'organisation')", name="scope"),
+        CheckConstraint("calendar IN ('day', 'week', 'month')", name="calendar"),
+        CheckConstraint("unit IN ('tokens', 'nano')", name="unit"),
+        CheckConstraint("amount >= 0", name="amount"),
+        CheckConstraint("alert_percent > 0 AND alert_percent <= 100", name="alert_percent"),
+    )
+
+    scope: Mapped[str] = mapped_column(String(16), primary_key=True)
+    target_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    # Not `window`: that is a word of the language on Postgres.
+    calendar: Mapped[str] = mapped_column(String(16), primary_key=True)
+    unit: Mapped[str] = mapped_column(String(16), primary_key=True)
+    amount: Mapped[int] = mapped_column(BigInteger)
+    alert_percent: Mapped[int | None] = mapped_column(Integer)
 
 
 class Usage(Base):
@@ -156,6 +239,10 @@ class Usage(Base):
     late_tokens: Mapped[int] = mapped_column(Integer)
     preemptions: Mapped[int] = mapped_column(Integer)
     slo_met: Mapped[bool | None] = mapped_column(Boolean)
+    # Defaults are those of rows from before there were organisations and prices.
+    organisation_id: Mapped[str] = mapped_column(String(32), server_default=DEFAULT_ORGANISATION_ID)
+    tier_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    cost_nano: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class Counter(Base):
@@ -165,3 +252,63 @@ class Counter(Base):
 
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
+
+
+class User(Base):
+    """Someone who may use the admin surface; a password's argon2id digest, or OIDC, or both."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        CheckConstraint("role IN ('owner', 'operator', 'viewer', 'tenant-viewer')", name="role"),
+        CheckConstraint("(role = 'tenant-viewer') = (tenant_id IS NOT NULL)", name="tenant"),
+        UniqueConstraint("name"),
+        UniqueConstraint("oidc_subject"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    role: Mapped[str] = mapped_column(String(16))
+    tenant_id: Mapped[str | None] = mapped_column(String(32), ForeignKey("tenants.id"))
+    password_digest: Mapped[str | None] = mapped_column(String(256))
+    oidc_subject: Mapped[str | None] = mapped_column(String(256))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    disabled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Session(Base):
+    """A login, kept as the digest of its secret."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(32), ForeignKey("users.id"), index=True)
+    authenticated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    address: Mapped[str] = mapped_column(String(64))
+
+
+class Audit(Base):
+    """One change; the databases themselves refuse to change or to delete a row (migration 0002)."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "tenant_id", "number"),)
+
+    number: Mapped[int] = mapped_column(
+        # Only a column of this very type counts up by itself on SQLite.
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    )
+    at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    actor: Mapped[str] = mapped_column(String(128))
+    actor_kind: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(32))
+    target_id: Mapped[str] = mapped_column(String(128))
+    tenant_id: Mapped[str | None] = mapped_column(String(32))
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    request_id: Mapped[str] = mapped_column(String(128))
+    result: Mapped[str] = mapped_column(String(64))

@@ -9,10 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 from tenants.errors import InvalidValue
-from tenants.values import Overload, TierRecord
+from tenants.values import LimiterAway, Overload, TierRecord
 
 MOST_MS = 24 * 3600 * 1000
 MOST = 2**31 - 1
+# One unit of the currency for a token: the cost of the longest request still fits 63 bits.
+MOST_PRICE_NANO = 10**9
+PRICES = ("price_prompt_nano", "price_cached_nano", "price_output_nano")
 _NONE = "none"
 
 
@@ -43,6 +46,13 @@ def _overload(text: str) -> Overload:
         raise ValueError("queue, reject or downgrade") from None
 
 
+def _limiter_away(text: str) -> LimiterAway:
+    try:
+        return LimiterAway(text)
+    except ValueError:
+        raise ValueError("local or refuse") from None
+
+
 # Fields an operator may set, and how each is read.
 FIELDS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
     {
@@ -57,6 +67,10 @@ FIELDS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "max_queue": _whole_or_none,
         "max_output_tokens": _whole_or_none,
         "on_overload": _overload,
+        "on_limiter_away": _limiter_away,
+        "price_prompt_nano": _whole,
+        "price_cached_nano": _whole,
+        "price_output_nano": _whole,
     }
 )
 REQUIRED = ("rank", "ttft_ms", "tbt_ms")
@@ -126,6 +140,8 @@ def check_tier(tier: TierRecord) -> None:
         raise InvalidValue(f"objective must be above 0 and at most 1, not {tier.objective:g}")
     if not 0 < tier.weight <= MOST:
         raise InvalidValue(f"weight must be above 0, not {tier.weight:g}")
+    for field in PRICES:
+        _within(field, getattr(tier, field), 0, MOST_PRICE_NANO)
     for field in ("max_queue", "max_output_tokens"):
         value = getattr(tier, field)
         if value is not None:

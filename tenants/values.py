@@ -8,6 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+# The organisation of tenants that were made before there were any, or without naming one. Its id
+# has the form of all ids, with a time of zero.
+DEFAULT_ORGANISATION_ID = "00000000000070008000000000000000"
+DEFAULT_ORGANISATION = "default"
 
 
 class Overload(StrEnum):
@@ -16,6 +22,56 @@ class Overload(StrEnum):
     QUEUE = "queue"  # it waits and is late
     REJECT = "reject"  # it is refused with a hint when to come back
     DOWNGRADE = "downgrade"  # it is served, and billed, as the next lower tier
+
+
+class LimiterAway(StrEnum):
+    """What happens to a tier's requests while the store of limits does not answer; closed list."""
+
+    LOCAL = "local"  # each worker grants its share of every limit by itself
+    REFUSE = "refuse"  # nothing is served that cannot be counted
+
+
+class Route(StrEnum):
+    """What a key may be used for; closed list, one word for each surface of the API."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    MODELS = "models"
+
+
+class Scope(StrEnum):
+    """Whose limit it is; closed list, the narrowest first."""
+
+    KEY = "key"
+    TENANT = "tenant"
+    ORGANISATION = "organisation"
+
+
+class Window(StrEnum):
+    """The calendar window of a budget, in UTC; a week begins on Monday; closed list."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Unit(StrEnum):
+    """What a budget counts; closed list."""
+
+    TOKENS = "tokens"  # of prompts, cached ones too, and of answers
+    NANO = "nano"  # billionths of the currency
+
+
+class Role(StrEnum):
+    """What a user of the admin surface may do; closed list, the most powerful first."""
+
+    OWNER = "owner"  # everything, users too
+    OPERATOR = "operator"  # everything but users
+    VIEWER = "viewer"  # reads everything
+    TENANT_VIEWER = "tenant-viewer"  # reads what is one tenant's
 
 
 class KeyState(StrEnum):
@@ -34,7 +90,8 @@ class TierRecord:
     The first token is due `ttft_ms + ttft_ms_per_1k_prompt_tokens * prompt / 1000` after arrival.
     `pace_ms` > 0: tokens are released no faster than that. `objective` is the share of requests
     that must meet both targets. `max_queue` bounds how many of this tier may wait, and
-    `max_output_tokens` an answer; None leaves it to the engine. `version` counts changes.
+    `max_output_tokens` an answer; None leaves it to the engine. `version` counts changes. Prices
+    are billionths of the currency for one token; cached prompt tokens have a price of their own.
     """
 
     name: str
@@ -50,6 +107,48 @@ class TierRecord:
     max_output_tokens: int | None
     on_overload: Overload
     version: int
+    price_prompt_nano: int = 0
+    price_cached_nano: int = 0
+    price_output_nano: int = 0
+    on_limiter_away: LimiterAway = LimiterAway.LOCAL
+
+    def cost_nano(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+        """Return what a request costs, in billionths; `prompt_tokens` includes `cached_tokens`."""
+        return (
+            (prompt_tokens - cached_tokens) * self.price_prompt_nano
+            + cached_tokens * self.price_cached_nano
+            + output_tokens * self.price_output_nano
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TierVersion:
+    """A tier as it was from `changed_at` on, until its next version; never changed."""
+
+    tier: TierRecord
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something: `kind` is `user`, `token`, `cli` or `system`; for the audit only."""
+
+    name: str
+    kind: str = "system"
+    address: str = ""
+    request_id: str = ""
+
+
+SYSTEM = Actor("tiergate")
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationRecord:
+    """Who pays: one or more tenants; its limits and budgets hold for all of them together."""
+
+    id: str
+    name: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +160,16 @@ class TenantRecord:
     tier: str
     created_at: datetime
     disabled_at: datetime | None = None
+    organisation_id: str = DEFAULT_ORGANISATION_ID
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A key as it may be shown: `prefix` and `last4` of it, never the key nor its digest.
 
-    `models` is the allow-list, None for every model.
+    `models` and `scopes` are allow-lists, None for every model and for every route. A key made by
+    rotation has the `chain_id` of the key it follows (`rotated_from`); the first key of a chain has
+    its own id there. Limits of a key are those of its chain: a rotation gives no second allowance.
     """
 
     id: str
@@ -80,6 +182,10 @@ class KeyRecord:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
+    scopes: tuple[Route, ...] | None = None
+    created_by: str | None = None
+    rotated_from: str | None = None
+    chain_id: str = ""
 
     @property
     def display(self) -> str:
@@ -90,14 +196,60 @@ class KeyRecord:
         """True where the key may be used for `model`."""
         return self.models is None or model in self.models
 
+    def may(self, route: Route) -> bool:
+        """True where the key may be used for `route`."""
+        return self.scopes is None or route in self.scopes
+
+    def is_live(self, now: datetime) -> bool:
+        """True while the key is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be admitted for one key, tenant or organisation; None leaves it open.
+
+    Those of a minute are sliding windows, those of a day calendar days in UTC.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_day: int | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent in a calendar window; `alert_percent` of it spent is worth a warning."""
+
+    window: Window
+    unit: Unit
+    amount: int
+    alert_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeLimits:
+    """The limits and budgets of one key (by its chain), tenant or organisation."""
+
+    scope: Scope
+    target_id: str
+    limits: Limits = Limits()
+    budgets: tuple[Budget, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class KeyWithTenant:
-    """A key, whose it is and what they were promised: all that the door needs to know."""
+    """A key, whose it is and what they were promised: all that the door needs to know.
+
+    `limits` are those of the key, its tenant and its organisation, where any are set.
+    """
 
     key: KeyRecord
     tenant: TenantRecord
     tier: TierRecord
+    limits: tuple[ScopeLimits, ...] = ()
 
     def state(self, now: datetime) -> KeyState:
         """Return whether the key opens the door at `now`."""
@@ -129,6 +281,8 @@ class UsageRecord:
     `tier_requested` is the tier the key stands for, `tier_served` the one it got and is billed at.
     `prompt_tokens` includes `cached_tokens`; `output_tokens` are those delivered. `ttft_ms` is
     None where no token came, `slo_met` None where the request is not judged (the client left).
+    `cost_nano` follows from the tokens and the prices of `tier_served` at `tier_version`; version
+    0, from before tiers had prices, costs nothing.
     """
 
     request_id: str
@@ -148,3 +302,56 @@ class UsageRecord:
     late_tokens: int = 0
     preemptions: int = 0
     slo_met: bool | None = None
+    organisation_id: str = DEFAULT_ORGANISATION_ID
+    tier_version: int = 0
+    cost_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UserRecord:
+    """Someone who may use the admin surface; disabled, never deleted; no digest leaves the ledger.
+
+    `tenant_id` is set for the role `tenant-viewer` and for no other.
+    """
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+    tenant_id: str | None = None
+    oidc_subject: str | None = None
+    has_password: bool = False
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A user who has logged in; `authenticated_at` tells how recent that was."""
+
+    user: UserRecord
+    authenticated_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One change: who, from where, what, before and after, for which request, with what result.
+
+    `before` and `after` hold no secret. `tenant_id` is whose it is, None for what is everybody's.
+    """
+
+    number: int
+    at: datetime
+    actor: str
+    actor_kind: str
+    address: str
+    action: str
+    target: str
+    target_id: str
+    tenant_id: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    request_id: str
+    result: str

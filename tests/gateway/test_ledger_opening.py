@@ -23,7 +23,7 @@ async def test_a_first_run_makes_its_database_and_says_so(settings: Settings) ->
     said: list[str] = []
     async with ledger(settings, said.append) as opened:
         assert [t.name for t in await opened.repository.list_tiers()] == ["premium", "free"]
-    assert said == [f"created database {settings.data_dir}/l.db at revision 0001"]
+    assert said == [f"created database {settings.data_dir}/l.db at revision 0002"]
     async with ledger(settings, said.append):
         assert len(said) == 1
 

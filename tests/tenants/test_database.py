@@ -117,7 +117,7 @@ async def test_a_writable_database_is_left_as_it_was(database: Database) -> None
 
 
 async def test_a_schema_of_another_revision_is_refused(database: Database) -> None:
-    with pytest.raises(SchemaOutdated, match=r"at revision 0001, this version needs 9999"):
+    with pytest.raises(SchemaOutdated, match=r"at revision 0002, this version needs 9999"):
         await database.check_revision("9999")
 
 
@@ -128,7 +128,7 @@ async def test_a_database_without_schema_is_refused(empty_url: str) -> None:
     try:
         assert await database.revision() is None
         with pytest.raises(SchemaOutdated, match=r"is empty.*run `tiergate migrate`"):
-            await database.check_revision("0001")
+            await database.check_revision("0002")
         with pytest.raises(SchemaOutdated, match=r"lacks a table"):
             async with database.read() as session:
                 await session.execute(text("SELECT * FROM tenants"))

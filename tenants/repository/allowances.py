@@ -1,0 +1,183 @@
+"""Limits and budgets of keys, tenants and organisations, as rows; what is used up is elsewhere.
+
+A key's are kept under the id of its chain, so that they outlive a rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tenants.limits import DIMENSIONS, changed_budgets, changed_limits
+from tenants.models import BudgetRow, Limit
+from tenants.repository.audit import Change, write_audit
+from tenants.repository.common import MAX_ROWS, find_organisation, find_tenant, tell_change
+from tenants.repository.key_names import KeyNames
+from tenants.values import (
+    SYSTEM,
+    Actor,
+    Budget,
+    Limits,
+    Scope,
+    ScopeLimits,
+    Unit,
+    Window,
+)
+
+BudgetChange = Budget | tuple[Window, Unit]
+Target = tuple[Scope, str]
+
+
+async def limits_of(
+    session: AsyncSession, targets: Iterable[Target] | None = None
+) -> tuple[ScopeLimits, ...]:
+    """Return what is set for these targets, the narrowest scope first; None: for all there are."""
+    limit_query, budget_query = select(Limit), select(BudgetRow)
+    if targets is not None:
+        wanted = [(scope.value, target_id) for scope, target_id in targets]
+        limit_query = limit_query.where(tuple_(Limit.scope, Limit.target_id).in_(wanted))
+        budget_query = budget_query.where(tuple_(BudgetRow.scope, BudgetRow.target_id).in_(wanted))
+    limits: dict[Target, dict[str, int]] = {}
+    for row in await session.scalars(limit_query):
+        limits.setdefault((Scope(row.scope), row.target_id), {})[row.dimension] = row.amount
+    budgets: dict[Target, list[Budget]] = {}
+    for spent in await session.scalars(budget_query):
+        budgets.setdefault((Scope(spent.scope), spent.target_id), []).append(
+            Budget(Window(spent.calendar), Unit(spent.unit), spent.amount, spent.alert_percent)
+        )
+    order = {scope: place for place, scope in enumerate(Scope)}
+    found = sorted(limits.keys() | budgets.keys(), key=lambda target: (order[target[0]], target[1]))
+    return tuple(
+        ScopeLimits(
+            scope=target[0],
+            target_id=target[1],
+            limits=Limits(**limits.get(target, {})),
+            budgets=changed_budgets((), budgets.get(target, [])),
+        )
+        for target in found
+    )
+
+
+async def write_limits(session: AsyncSession, allowed: ScopeLimits) -> None:
+    """Make the rows of one target say exactly this."""
+    scope, target_id = allowed.scope.value, allowed.target_id
+    for table in (Limit, BudgetRow):
+        await session.execute(
+            delete(table).where(table.scope == scope, table.target_id == target_id)
+        )
+    for dimension in DIMENSIONS:
+        amount = getattr(allowed.limits, dimension)
+        if amount is not None:
+            session.add(Limit(scope=scope, target_id=target_id, dimension=dimension, amount=amount))
+    for budget in allowed.budgets:
+        session.add(
+            BudgetRow(
+                scope=scope,
+                target_id=target_id,
+                calendar=budget.window.value,
+                unit=budget.unit.value,
+                amount=budget.amount,
+                alert_percent=budget.alert_percent,
+            )
+        )
+
+
+class Allowances(KeyNames):
+    """What is asked about limits and budgets; targets are named as operators name them."""
+
+    async def get_limits(
+        self, scope: Scope, target: str, *, tenant: str | None = None
+    ) -> ScopeLimits:
+        """Return the limits and budgets of a key, a tenant or an organisation.
+
+        With `tenant`, keys of others are not seen. Raises `NotFound`.
+        """
+        async with self._database.read() as session:
+            target_id, _ = await self._target(session, scope, target, tenant)
+            return await _one(session, scope, target_id)
+
+    async def list_limits(self) -> list[ScopeLimits]:
+        """Return up to 1,000 targets that have any limit or budget."""
+        async with self._database.read() as session:
+            return list((await limits_of(session))[:MAX_ROWS])
+
+    async def set_limits(
+        self,
+        scope: Scope,
+        target: str,
+        changes: Mapping[str, int | None],
+        now: datetime,
+        *,
+        by: Actor = SYSTEM,
+    ) -> ScopeLimits:
+        """Change some limits of a target, None taking one away; raises `NotFound`, `InvalidValue`.
+
+        Running gateways follow as they follow a revoked key.
+        """
+        async with self._database.write() as session:
+            target_id, tenant_id = await self._target(session, scope, target, None)
+            before = await _one(session, scope, target_id, lock=True)
+            limits = changed_limits(before.limits, changes)
+            after = ScopeLimits(scope, target_id, limits, before.budgets)
+            await _keep(session, "limits.set", before, after, tenant_id, now, by)
+        return after
+
+    async def set_budgets(
+        self,
+        scope: Scope,
+        target: str,
+        changes: Sequence[BudgetChange],
+        now: datetime,
+        *,
+        by: Actor = SYSTEM,
+    ) -> ScopeLimits:
+        """Put budgets in the place of their like, a (window, unit) alone taking one away.
+
+        Raises `NotFound`, `InvalidValue`.
+        """
+        async with self._database.write() as session:
+            target_id, tenant_id = await self._target(session, scope, target, None)
+            before = await _one(session, scope, target_id, lock=True)
+            budgets = changed_budgets(before.budgets, changes)
+            after = ScopeLimits(scope, target_id, before.limits, budgets)
+            await _keep(session, "budgets.set", before, after, tenant_id, now, by)
+        return after
+
+    async def _target(
+        self, session: AsyncSession, scope: Scope, target: str, tenant: str | None
+    ) -> tuple[str, str | None]:
+        """Return the id that rows are kept under, and the tenant whose it is."""
+        if scope is Scope.ORGANISATION:
+            return (await find_organisation(session, target)).id, None
+        if scope is Scope.TENANT:
+            tenant_id = (await find_tenant(session, target)).id
+            return tenant_id, tenant_id
+        key = await self._key_row(session, target, tenant)
+        return key.chain_id or key.id, key.tenant_id
+
+
+async def _one(
+    session: AsyncSession, scope: Scope, target_id: str, *, lock: bool = False
+) -> ScopeLimits:
+    if lock:
+        # There may be no row to lock yet; the counter that every change raises is always there.
+        await tell_change(session)
+    found = await limits_of(session, [(scope, target_id)])
+    return found[0] if found else ScopeLimits(scope, target_id)
+
+
+async def _keep(
+    session: AsyncSession,
+    action: str,
+    before: ScopeLimits,
+    after: ScopeLimits,
+    tenant_id: str | None,
+    now: datetime,
+    by: Actor,
+) -> None:
+    await write_limits(session, after)
+    change = Change(action, after.scope.value, after.target_id, before, after, tenant_id)
+    write_audit(session, by, now, change)

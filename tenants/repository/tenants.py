@@ -1,0 +1,120 @@
+"""Organisations and their tenants; keys are not known here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from tenants.errors import AlreadyExists
+from tenants.ids import new_id
+from tenants.models import Organisation, Tenant
+from tenants.repository.audit import Change, write_audit
+from tenants.repository.common import (
+    MAX_ROWS,
+    Part,
+    check_name,
+    find_organisation,
+    find_tenant,
+    require_tier,
+    tell_change,
+)
+from tenants.repository.rows import organisation_of, tenant_of
+from tenants.values import (
+    DEFAULT_ORGANISATION_ID,
+    SYSTEM,
+    Actor,
+    OrganisationRecord,
+    TenantRecord,
+)
+
+
+class Tenants(Part):
+    """What is asked about organisations and tenants."""
+
+    async def create_organisation(
+        self, name: str, now: datetime, *, by: Actor = SYSTEM
+    ) -> OrganisationRecord:
+        """Add an organisation; raises `InvalidValue` for a bad name, `AlreadyExists`."""
+        check_name("an organisation", name)
+        row = Organisation(id=new_id(now), name=name, created_at=now)
+        record = organisation_of(row)
+        try:
+            async with self._database.write() as session:
+                session.add(row)
+                change = Change("organisation.create", "organisation", row.id, None, record)
+                write_audit(session, by, now, change)
+        except IntegrityError:
+            raise AlreadyExists(f"there is an organisation {name!r} already") from None
+        return record
+
+    async def list_organisations(self) -> list[OrganisationRecord]:
+        """Return up to 1,000 organisations by name."""
+        query = select(Organisation).order_by(Organisation.name).limit(MAX_ROWS)
+        async with self._database.read() as session:
+            return [organisation_of(row) for row in await session.scalars(query)]
+
+    async def get_organisation(self, name_or_id: str) -> OrganisationRecord:
+        """Return one organisation by its name or its id; raises `NotFound`."""
+        async with self._database.read() as session:
+            return organisation_of(await find_organisation(session, name_or_id))
+
+    async def create_tenant(
+        self,
+        name: str,
+        tier: str,
+        now: datetime,
+        *,
+        organisation: str = DEFAULT_ORGANISATION_ID,
+        by: Actor = SYSTEM,
+    ) -> TenantRecord:
+        """Add a tenant of a tier to an organisation (by name or id).
+
+        Raises `InvalidValue` for a bad name, `NotFound` for an unknown tier or organisation,
+        `AlreadyExists`.
+        """
+        check_name("a tenant", name)
+        row = Tenant(id=new_id(now), name=name, tier=tier, created_at=now, disabled_at=None)
+        try:
+            async with self._database.write() as session:
+                await require_tier(session, tier)
+                row.organisation_id = (await find_organisation(session, organisation)).id
+                session.add(row)
+                record = tenant_of(row)
+                change = Change("tenant.create", "tenant", row.id, None, record, row.id)
+                write_audit(session, by, now, change)
+        except IntegrityError:
+            raise AlreadyExists(f"there is a tenant {name!r} already") from None
+        return record
+
+    async def list_tenants(self, organisation: str | None = None) -> list[TenantRecord]:
+        """Return up to 1,000 tenants by name, of one organisation or of all."""
+        query = select(Tenant).order_by(Tenant.name).limit(MAX_ROWS)
+        async with self._database.read() as session:
+            if organisation is not None:
+                owner = await find_organisation(session, organisation)
+                query = query.where(Tenant.organisation_id == owner.id)
+            return [tenant_of(row) for row in await session.scalars(query)]
+
+    async def get_tenant(self, name_or_id: str) -> TenantRecord:
+        """Return one tenant by its id or its name; raises `NotFound`."""
+        async with self._database.read() as session:
+            return tenant_of(await find_tenant(session, name_or_id))
+
+    async def set_tenant_disabled(
+        self, name_or_id: str, disabled: bool, now: datetime, *, by: Actor = SYSTEM
+    ) -> TenantRecord:
+        """Close or open the door for all keys of a tenant; raises `NotFound`."""
+        async with self._database.write() as session:
+            row = await find_tenant(session, name_or_id)
+            before = tenant_of(row)
+            row.disabled_at = (row.disabled_at or now) if disabled else None
+            record = tenant_of(row)
+            if record != before:
+                action = "tenant.disable" if disabled else "tenant.enable"
+                write_audit(
+                    session, by, now, Change(action, "tenant", row.id, before, record, row.id)
+                )
+                await tell_change(session)
+        return record
