@@ -107,6 +107,7 @@ class EngineCore:
         if self._draining:
             raise RequestRefused(RefusalReason.DRAINING, "the engine takes no new requests")
         self._scheduler.add(order, now_ns)
+        self._load.note_arrival(order.arrival_ns)
         self._submitted_total += 1
 
     def drain(self) -> None:
@@ -159,7 +160,8 @@ class EngineCore:
         work, copies = self._scheduler.planner.work, self._scheduler.kv.copies
         recomputed, copied = work.recomputed, copies.copied_total
         events = self._scheduler.update(batch, result, now_ns)
-        self._load.note_step(result.elapsed_ns, self._scheduler.planner.num_prefill_tokens)
+        planner = self._scheduler.planner
+        self._load.note_step(result.elapsed_ns, planner.num_prefill_tokens, len(planner.decodes))
         recomputed, copied = work.recomputed - recomputed, copies.copied_total - copied
         for event in events:
             self._output_tokens_total += event.token_id is not None

@@ -76,11 +76,18 @@ class ClassLoad:
 class EngineLoad:
     """What waits, what runs, what a step costs and when memory comes free; classes by rank.
 
-    `at_ns` is when it was read: some fields of a snapshot may be newer. `budget_ns` bounds a step's
-    time and `budget_tokens` its tokens (0: not bounded); `decode_ns` is a step of the decodes that
-    run, all of them, `prompt_token_ns` what one prompt token adds to a step, both 0 where there is
-    no latency model. `prompt_rate` is prompt tokens per second, measured over the latest seconds
-    in which somebody waited; `step_ns` how long those steps took; both 0 before there was any.
+    `at_ns` is when it was read: some fields of a snapshot may be newer. `last_arrival_ns` is the
+    latest arrival of all requests the engine took: whoever came to the door later is not in here.
+    `budget_ns` bounds a step's time and `budget_tokens` its tokens (0: not bounded).
+
+    Of the latency model, all 0 where there is none: `decode_ns` is a step of all decodes that run
+    and nothing else; a step with prompts takes `bare_ns`, `row_ns` per decode, `context_ns` per
+    token of their contexts and `prompt_token_ns` per prompt token, and no less than `decode_ns`.
+
+    Measured over the latest seconds in which somebody waited, 0 before there were any:
+    `prompt_rate` is prompt tokens per second, `step_ns` how long a step took, `decode_share` how
+    many of the decodes that ran had a seat in a step.
+
     `future_peak_tokens` is the most context that all who run will need at once (past_future.py).
     """
 
@@ -89,18 +96,32 @@ class EngineLoad:
     plan: PromptPlan = PLAIN_PLAN
     budget_ns: int = 0
     budget_tokens: int = 0
+    last_arrival_ns: int = 0
     decode_ns: int = 0
+    bare_ns: float = 0.0
+    row_ns: float = 0.0
+    context_ns: float = 0.0
     prompt_token_ns: float = 0.0
     prompt_rate: float = 0.0
     step_ns: int = 0
+    decode_share: float = 1.0
     num_blocks: int = 0
     free_blocks: int = 0
     coming_blocks: int = 0
-    spare_blocks: int = 0  # that a newcomer behind the first class must leave free
     block_size: int = 1
     releases: tuple[Release, ...] = ()  # the soonest first
     future_peak_tokens: int = 0
     draining: bool = False
+
+    @property
+    def num_decodes(self) -> int:
+        """Requests that decode on the device."""
+        return sum([c.decodes for c in self.classes])
+
+    @property
+    def open_tokens(self) -> int:
+        """Prompt tokens still to compute."""
+        return sum([c.open_tokens for c in self.classes])
 
     @property
     def is_idle(self) -> bool:

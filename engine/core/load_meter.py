@@ -27,17 +27,20 @@ MOST_PROMPTS = 48  # of a class that are listed one by one
 RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 MEMORY_NS = 5 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
 UNKNOWN_LENGTH = 256.0
+TYPICAL_CHUNK = 1024  # tokens: where prices are read off the model
 
 
 class LoadMeter:
     """`read` returns the load, at most `EVERY_NS` old (more with thousands of requests)."""
 
     __slots__ = (
-        "_at_ns",
+        "_busy_decodes",
         "_busy_ns",
+        "_busy_running",
         "_busy_steps",
         "_busy_tokens",
         "_every_ns",
+        "_last_arrival_ns",
         "_load",
         "_model",
         "_planner",
@@ -54,10 +57,17 @@ class LoadMeter:
         self._model = model
         self._load: EngineLoad | None = None
         self._every_ns = EVERY_NS
-        # Steps in which somebody waited: their time, prompt tokens and number, fading.
+        self._last_arrival_ns = 0
+        # Steps in which somebody waited, fading: their time and number, prompt tokens, decodes that
+        # had a seat, decodes that ran.
         self._busy_ns = self._busy_tokens = self._busy_steps = 0.0
+        self._busy_decodes = self._busy_running = 0.0
 
-    def note_step(self, elapsed_ns: int, num_prompt_tokens: int) -> None:
+    def note_arrival(self, arrival_ns: int) -> None:
+        """A request was taken."""
+        self._last_arrival_ns = max(self._last_arrival_ns, arrival_ns)
+
+    def note_step(self, elapsed_ns: int, num_prompt_tokens: int, num_decodes: int) -> None:
         """A step is over; steps that left no prompt behind say nothing about how fast they go."""
         queues = self._queues
         if elapsed_ns <= 0 or not (queues.waiting or queues.prefilling):
@@ -66,6 +76,8 @@ class LoadMeter:
         self._busy_ns = kept * (self._busy_ns + elapsed_ns)
         self._busy_tokens = kept * (self._busy_tokens + num_prompt_tokens)
         self._busy_steps = kept * (self._busy_steps + 1.0)
+        self._busy_decodes = kept * (self._busy_decodes + num_decodes)
+        self._busy_running = kept * (self._busy_running + max(num_decodes, len(queues.decoding)))
 
     def read(self, now_ns: int, *, draining: bool) -> EngineLoad:
         """Return the load; looks again only when the last look is too old."""
@@ -87,11 +99,7 @@ class LoadMeter:
         for request in queues.parked.values():
             _of(classes, request).parked += 1
         releases, peak = _releases((*queues.prefilling.values(), *decoding))
-        decode_ns, prompt_token_ns = 0.0, 0.0
-        if model is not None:
-            cost = StepCost(model)
-            cost.add_decodes(len(decoding), sum([r.num_computed for r in decoding]))
-            decode_ns, prompt_token_ns = cost.total_ns, model.prefill_ns(0, 1024) / 1024
+        prices = _prices(model, len(decoding), sum([r.num_computed for r in decoding]))
         has_rate = self._busy_tokens > 0 and self._busy_ns > 0
         return EngineLoad(
             at_ns=now_ns,
@@ -104,10 +112,15 @@ class LoadMeter:
             plan=plan,
             budget_ns=limits.max_step_ns if limits.max_step_ns < NO_LIMIT else 0,
             budget_tokens=min(limits.max_tokens, view.capacity.max_batch_tokens),
-            decode_ns=int(decode_ns),
-            prompt_token_ns=prompt_token_ns,
+            last_arrival_ns=self._last_arrival_ns,
+            decode_ns=int(prices[0]),
+            bare_ns=prices[1],
+            row_ns=prices[2],
+            context_ns=prices[3],
+            prompt_token_ns=prices[4],
             prompt_rate=self._busy_tokens / self._busy_ns * NS_PER_S if has_rate else 0.0,
             step_ns=int(self._busy_ns / self._busy_steps) if self._busy_steps else 0,
+            decode_share=self._busy_decodes / self._busy_running if self._busy_running else 1.0,
             num_blocks=view.capacity.num_blocks,
             free_blocks=view.free_blocks,
             coming_blocks=view.coming_blocks,
@@ -188,6 +201,23 @@ def _of(classes: dict[str, _ClassReading], request: Request) -> _ClassReading:
     if found is None:
         found = classes[order.tier] = _ClassReading(order.tier, order.slo.rank)
     return found
+
+
+def _prices(
+    model: LatencyModel | None, num_decodes: int, num_cached: int
+) -> tuple[float, float, float, float, float]:
+    """Return what a step of decodes takes, and what a mixed one is made of (see `EngineLoad`)."""
+    if model is None:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    cost = StepCost(model)
+    cost.add_decodes(num_decodes, num_cached)
+    decode_ns = cost.total_ns
+    cost.clear()
+    cost.add_prefill(0, TYPICAL_CHUNK)
+    prompt_ns, row_ns = model.prefill_ns(0, TYPICAL_CHUNK), model.decode_ns(0)
+    context_ns = (model.decode_ns(TYPICAL_CHUNK) - row_ns) / TYPICAL_CHUNK
+    bare_ns = cost.total_ns - prompt_ns
+    return decode_ns, bare_ns, row_ns, context_ns, prompt_ns / TYPICAL_CHUNK
 
 
 def _releases(running: Iterable[Request]) -> tuple[tuple[Release, ...], float]:
