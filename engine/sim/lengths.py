@@ -50,6 +50,9 @@ class Lengths:
                 row,
                 num_prompt_tokens=self._length(row.num_prompt_tokens, self.max_prompt_tokens),
                 num_output_tokens=self._length(row.num_output_tokens, self.max_answer_tokens),
+                previous_outputs=tuple(
+                    [self._length(n, self.max_answer_tokens) for n in row.previous_outputs]
+                ),
             )
             for row in rows
         )

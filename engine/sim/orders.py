@@ -2,6 +2,7 @@
 
 `max_tokens` is one cap for everyone, less where the context window ends sooner. Only a request
 that can never fit shows its true length, and the core refuses that one before any policy sees it.
+The lengths of its conversation's earlier answers go with the order, as in service.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class OrderMaker:
             cache_salt=request.tenant,
             weight=tier.weight,
             slo=tier.slo,
+            previous_outputs=request.previous_outputs,
         )
 
     def _prompt(self, request: SimRequest) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """Reads recorded traces: who asked for how much and when; it knows no tier, rate or engine.
 
 A trace is a CSV file, plain or gzipped, with a header line. Needed are `input_tokens` and
-`output_tokens`; `arrival_s` or `arrival_ms`, `tenant` and `prefix_block_ids` are read where they
-are, every other column is ignored.
+`output_tokens`; `arrival_s` or `arrival_ms`, `tenant`, `prefix_block_ids`, the conversation
+(`conversation`, `conv_est` or `dialogue`) and what is asked (`text`) are read where they are, every
+other column is ignored. The rows of one conversation are its turns, in the order of the file: each
+knows the lengths of the answers before it, as whoever asks would, and never its own (law L26).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from engine.sim.text_file import read_text
 MOST_TOKENS = 10_000_000  # a longer prompt or answer is a mistake in the file
 MOST_SECONDS = 1e9
 MOST_BLOCKS = 1 << 31
+MOST_TURNS = 32  # earlier answers of a conversation that a row remembers
+CONVERSATION_COLUMNS = ("conversation", "conv_est", "dialogue")
 PREFIX_BLOCK_TOKENS = 512  # tokens of one block of `prefix_block_ids` (Mooncake's format)
 
 
@@ -29,13 +33,19 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One recorded request: token counts, seconds since the trace began, blocks of its prefix."""
+    """One recorded request: token counts, seconds since the trace began, blocks of its prefix.
+
+    `previous_outputs` are the tokens of its conversation's earlier answers, the oldest first.
+    """
 
     num_prompt_tokens: int
     num_output_tokens: int
     arrival_s: float | None = None
     tenant: str = ""
     prefix_block_ids: tuple[int, ...] = ()
+    conversation: str = ""
+    previous_outputs: tuple[int, ...] = ()
+    text: str = ""
 
 
 def load_trace(path: str | Path) -> tuple[TraceRow, ...]:
@@ -61,7 +71,8 @@ def merge_traces(traces: Mapping[str, Sequence[TraceRow]]) -> tuple[TraceRow, ..
         for number, row in enumerate(rows):
             if row.arrival_s is None:
                 raise TraceError(f"trace {tenant}: there are no arrival times to merge by")
-            named = dataclasses.replace(row, tenant=tenant)
+            talk = row.conversation and f"{tenant}/{row.conversation}"
+            named = dataclasses.replace(row, tenant=tenant, conversation=talk)
             merged.append((row.arrival_s, place, number, named))
     return tuple([row for _, _, _, row in sorted(merged, key=lambda item: item[:3])])
 
@@ -76,9 +87,13 @@ def _rows(name: str, text: str) -> Iterator[TraceRow]:
         if {"arrival_s", "arrival_ms"} <= columns:
             raise TraceError(f"trace {name}: both arrival_s and arrival_ms are there; keep one")
         clock = next((c for c in ("arrival_s", "arrival_ms") if c in columns), None)
+        talk = next((c for c in CONVERSATION_COLUMNS if c in columns), None)
+        said: dict[tuple[str, str], tuple[int, ...]] = {}  # by tenant and conversation
         last_s = 0.0
         for number, fields in enumerate(reader, 1):
             row = _row(name, number, fields, clock)
+            if talk is not None:
+                row = _turn(row, (fields.get(talk) or "").strip(), said)
             if row.arrival_s is not None and clock is not None:
                 if row.arrival_s < last_s:
                     raise _wrong(name, clock, number, "is earlier than the row before")
@@ -109,7 +124,17 @@ def _row(name: str, number: int, fields: dict[str, str | None], clock: str | Non
         arrival_s,
         (fields.get("tenant") or "").strip(),
         prefix,
+        text=fields.get("text") or "",
     )
+
+
+def _turn(row: TraceRow, talk: str, said: dict[tuple[str, str], tuple[int, ...]]) -> TraceRow:
+    """Return the row with what its conversation has answered so far, and note its own answer."""
+    if not talk:
+        return row
+    before = said.get((row.tenant, talk), ())
+    said[row.tenant, talk] = (*before, row.num_output_tokens)[-MOST_TURNS:]
+    return dataclasses.replace(row, conversation=talk, previous_outputs=before)
 
 
 def _length(name: str, column: str, number: int, text: str | None) -> int:

@@ -50,7 +50,10 @@ class SimTier:
 
 @dataclass(frozen=True, slots=True)
 class SimRequest:
-    """One request to come. Its output length is the simulator's secret (law L26)."""
+    """One request to come. Its output length is the simulator's secret (law L26).
+
+    `previous_outputs` are its conversation's earlier answers, `text` is what it asks where known.
+    """
 
     id: str
     arrival_ns: int
@@ -59,6 +62,8 @@ class SimRequest:
     tier: SimTier
     tenant: str
     prefix_block_ids: tuple[int, ...] = ()
+    previous_outputs: tuple[int, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ def draw_workload(
                 tier=tier,
                 tenant=row.tenant or drawn,
                 prefix_block_ids=row.prefix_block_ids,
+                previous_outputs=row.previous_outputs,
+                text=row.text,
             )
         )
     return Workload(tuple(made), tuple(tiers))

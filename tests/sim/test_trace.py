@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sim_world import DATA, SHAREGPT
 
-from engine.sim.trace import TraceError, TraceRow, load_trace, merge_traces
+from engine.sim.trace import MOST_TURNS, TraceError, TraceRow, load_trace, merge_traces
 
 
 def write(folder: Path, text: str) -> Path:
@@ -109,3 +109,31 @@ def test_the_public_traces_are_readable() -> None:
     assert len(rows) == 2600
     assert rows[0].arrival_s == 0.0
     assert all(row.prefix_block_ids for row in rows)
+
+
+def test_a_turn_knows_the_answers_before_it_and_never_its_own(tmp_path: Path) -> None:
+    """Each conversation for itself, in the order of the file; rows without one have none."""
+    path = write(
+        tmp_path,
+        "conv_est,input_tokens,output_tokens,text\n"
+        'a,1,10,"Hi, you"\nb,1,20,\na,1,30,\n,1,40,\na,1,50,\n,1,60,\nb,1,70,\n',
+    )
+    rows = load_trace(path)
+    assert [row.previous_outputs for row in rows] == [
+        (), (), (10,), (), (10, 30), (), (20,),
+    ]  # fmt: skip
+    assert [row.conversation for row in rows] == ["a", "b", "a", "", "a", "", "b"]
+    assert rows[0].text == "Hi, you"
+
+
+def test_a_conversation_belongs_to_one_tenant_and_is_remembered_for_so_long(
+    tmp_path: Path,
+) -> None:
+    """Two tenants may use the same name; what lies MOST_TURNS answers back is forgotten."""
+    lines = [f"x,{'red' if i % 2 else 'blue'},1,{i + 1}" for i in range(2 * MOST_TURNS + 6)]
+    path = write(tmp_path, "dialogue,tenant,input_tokens,output_tokens\n" + "\n".join(lines))
+    rows = load_trace(path)
+    assert rows[-1].previous_outputs == tuple(range(6, 2 * MOST_TURNS + 5, 2))
+    assert len(rows[-1].previous_outputs) == MOST_TURNS
+    merged = merge_traces({"east": [TraceRow(1, 1, 0.0, conversation="7")]})
+    assert merged[0].conversation == "east/7"

@@ -7,9 +7,11 @@ import statistics
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_world import short_rows
+from sim_world import ROUND, short_rows
 
 from engine.sim.arrivals import ArrivalError, parse_arrivals
+from engine.sim.lengths import Lengths
+from engine.sim.orders import OrderMaker
 from engine.sim.tiers import DEFAULT_TIERS
 from engine.sim.workload import SimTier, TraceRow, Workload, draw_workload
 
@@ -143,3 +145,19 @@ def test_recorded_arrivals_need_a_trace_that_has_them() -> None:
     """Length-only traces say so."""
     with pytest.raises(ArrivalError, match="no arrival_s"):
         draw(rows=[TraceRow(1, 1)], arrivals="trace")
+
+
+def test_a_request_says_what_its_conversation_answered_before() -> None:
+    """Scaled and cut as its own answer is; the order carries it, and never its own length."""
+    rows = (
+        TraceRow(9, 40, conversation="a"),
+        TraceRow(9, 7, conversation="a", previous_outputs=(40,), text="And?"),
+    )
+    workload = draw(rows=Lengths(0.5, None, 15).apply(rows), requests=2, rate=1.0)
+    by_length = {r.num_output_tokens: r for r in workload.requests}
+    assert set(by_length) == {4, 15}
+    later = by_length[4]
+    assert (later.previous_outputs, later.text) == ((15,), "And?")
+    maker = OrderMaker(ROUND.capacity(), 64)
+    assert maker.order(later).previous_outputs == (15,)
+    assert maker.order(by_length[15]).previous_outputs == ()
