@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from tenants.errors import InvalidValue
-from tenants.values import Budget, Limits, Unit, Window
+from tenants.values import Budget, Limits, Period, Unit
 
 MOST_AMOUNT = 2**53 - 1
 NANO = 1_000_000_000
@@ -21,9 +21,11 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "rpm": "requests_per_minute",
         "tpm": "tokens_per_minute",
+        "ipm": "input_tokens_per_minute",
+        "opm": "output_tokens_per_minute",
         "rpd": "requests_per_day",
         "tpd": "tokens_per_day",
-        "concurrent": "concurrent",
+        "concurrent": "concurrent_requests",
     }
 )
 DIMENSIONS = tuple(field.name for field in dataclasses.fields(Limits))
@@ -56,7 +58,7 @@ def money(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{whole}.{decimals}"
 
 
-def parse_budget(text: str, alert_percent: int | None = None) -> Budget | tuple[Window, Unit]:
+def parse_budget(text: str, alert_percent: int | None = None) -> Budget | tuple[Period, Unit]:
     """Read `tokens=5000000/month` or `money=12.50/day`; with `none` for an amount, what to remove.
 
     Raises `InvalidValue`.
@@ -67,19 +69,19 @@ def parse_budget(text: str, alert_percent: int | None = None) -> Budget | tuple[
             f"{text!r} is not a budget such as tokens=5000000/month or money=12.50/day"
         )
     try:
-        window = Window(parts[3])
+        period = Period(parts[3])
     except ValueError:
-        raise InvalidValue(f"a budget is for a {_choice(Window)}, not {parts[3]!r}") from None
+        raise InvalidValue(f"a budget is for a {_choice(Period)}, not {parts[3]!r}") from None
     unit, amount = _UNIT_NAMES[parts[1]], parts[2]
     if amount.lower() == "none":
-        return window, unit
+        return period, unit
     if unit is Unit.NANO:
         number = parse_money(amount)
     else:
         whole = parse_amount("tokens", amount)
         assert whole is not None, "none was taken above"
         number = whole
-    budget = Budget(window, unit, number, alert_percent)
+    budget = Budget(period, unit, number, alert_percent)
     check_budget(budget)
     return budget
 
@@ -87,8 +89,8 @@ def parse_budget(text: str, alert_percent: int | None = None) -> Budget | tuple[
 def budget_text(budget: Budget) -> str:
     """Return a budget as `parse_budget` reads it."""
     if budget.unit is Unit.NANO:
-        return f"money={money(budget.amount)}/{budget.window}"
-    return f"tokens={budget.amount}/{budget.window}"
+        return f"money={money(budget.amount)}/{budget.period}"
+    return f"tokens={budget.amount}/{budget.period}"
 
 
 def check_limits(limits: Limits) -> None:
@@ -119,20 +121,20 @@ def changed_limits(limits: Limits, changes: Mapping[str, int | None]) -> Limits:
 
 
 def changed_budgets(
-    budgets: Sequence[Budget], changes: Sequence[Budget | tuple[Window, Unit]]
+    budgets: Sequence[Budget], changes: Sequence[Budget | tuple[Period, Unit]]
 ) -> tuple[Budget, ...]:
     """Return budgets with these put in the place of their like, or removed; raises InvalidValue."""
-    kept = {(budget.window, budget.unit): budget for budget in budgets}
+    kept = {(budget.period, budget.unit): budget for budget in budgets}
     for change in changes:
         if isinstance(change, Budget):
             check_budget(change)
-            kept[change.window, change.unit] = change
+            kept[change.period, change.unit] = change
         else:
             kept.pop(change, None)
-    order = {window: place for place, window in enumerate(Window)}
-    return tuple(sorted(kept.values(), key=lambda b: (order[b.window], b.unit)))
+    order = {period: place for place, period in enumerate(Period)}
+    return tuple(sorted(kept.values(), key=lambda b: (order[b.period], b.unit)))
 
 
-def _choice(values: type[Window]) -> str:
+def _choice(values: type[Period]) -> str:
     names = list(values)
     return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -184,6 +184,8 @@ class Limit(Base):
 
     scope: Mapped[str] = mapped_column(String(16), primary_key=True)
     target_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    # Empty: for all models together.
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
     dimension: Mapped[str] = mapped_column(String(32), primary_key=True)
     amount: Mapped[int] = mapped_column(BigInteger)
 
@@ -194,7 +196,7 @@ class BudgetRow(Base):
     __tablename__ = "budgets"
     __table_args__ = (
         CheckConstraint("scope IN ('key', 'tenant', 'organisation')", name="scope"),
-        CheckConstraint("calendar IN ('day', 'week', 'month')", name="calendar"),
+        CheckConstraint("period IN ('day', 'week', 'month')", name="period"),
         CheckConstraint("unit IN ('tokens', 'nano')", name="unit"),
         CheckConstraint("amount >= 0", name="amount"),
         CheckConstraint("alert_percent > 0 AND alert_percent <= 100", name="alert_percent"),
@@ -202,8 +204,8 @@ class BudgetRow(Base):
 
     scope: Mapped[str] = mapped_column(String(16), primary_key=True)
     target_id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    # Not `window`: that is a word of the language on Postgres.
-    calendar: Mapped[str] = mapped_column(String(16), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    period: Mapped[str] = mapped_column(String(16), primary_key=True)
     unit: Mapped[str] = mapped_column(String(16), primary_key=True)
     amount: Mapped[int] = mapped_column(BigInteger)
     alert_percent: Mapped[int | None] = mapped_column(Integer)

@@ -50,7 +50,7 @@ class Scope(StrEnum):
     ORGANISATION = "organisation"
 
 
-class Window(StrEnum):
+class Period(StrEnum):
     """The calendar window of a budget, in UTC; a week begins on Monday; closed list."""
 
     DAY = "day"
@@ -207,23 +207,25 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be admitted for one key, tenant or organisation; None leaves it open.
+    """What may be admitted for one owner of limits; None leaves it open, 0 lets nothing through.
 
     Those of a minute are sliding windows, those of a day calendar days in UTC.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
     requests_per_day: int | None = None
     tokens_per_day: int | None = None
-    concurrent: int | None = None
+    concurrent_requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What may be spent in a calendar window; `alert_percent` of it spent is worth a warning."""
 
-    window: Window
+    period: Period
     unit: Unit
     amount: int
     alert_percent: int | None = None
@@ -231,12 +233,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class ScopeLimits:
-    """The limits and budgets of one key (by its chain), tenant or organisation."""
+    """The limits and budgets of one key (by its chain), tenant or organisation.
+
+    With `model` they hold for what is asked of that model, beside those for all models (`""`).
+    """
 
     scope: Scope
     target_id: str
     limits: Limits = Limits()
     budgets: tuple[Budget, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

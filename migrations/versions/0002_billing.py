@@ -141,9 +141,10 @@ def create_limits() -> None:
         "limits",
         sa.Column("scope", sa.String(16), nullable=False),
         sa.Column("target_id", sa.String(32), nullable=False),
+        sa.Column("model", sa.String(256), nullable=False),
         sa.Column("dimension", sa.String(32), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("scope", "target_id", "dimension", name=op.f("pk_limits")),
+        sa.PrimaryKeyConstraint("scope", "target_id", "model", "dimension", name=op.f("pk_limits")),
         sa.CheckConstraint(
             "scope IN ('key', 'tenant', 'organisation')", name=op.f("ck_limits_scope")
         ),
@@ -156,17 +157,18 @@ def create_budgets() -> None:
         "budgets",
         sa.Column("scope", sa.String(16), nullable=False),
         sa.Column("target_id", sa.String(32), nullable=False),
-        sa.Column("calendar", sa.String(16), nullable=False),
+        sa.Column("model", sa.String(256), nullable=False),
+        sa.Column("period", sa.String(16), nullable=False),
         sa.Column("unit", sa.String(16), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("alert_percent", sa.Integer(), nullable=True),
-        sa.PrimaryKeyConstraint("scope", "target_id", "calendar", "unit", name=op.f("pk_budgets")),
+        sa.PrimaryKeyConstraint(
+            "scope", "target_id", "model", "period", "unit", name=op.f("pk_budgets")
+        ),
         sa.CheckConstraint(
             "scope IN ('key', 'tenant', 'organisation')", name=op.f("ck_budgets_scope")
         ),
-        sa.CheckConstraint(
-            "calendar IN ('day', 'week', 'month')", name=op.f("ck_budgets_calendar")
-        ),
+        sa.CheckConstraint("period IN ('day', 'week', 'month')", name=op.f("ck_budgets_period")),
         sa.CheckConstraint("unit IN ('tokens', 'nano')", name=op.f("ck_budgets_unit")),
         sa.CheckConstraint("amount >= 0", name=op.f("ck_budgets_amount")),
         sa.CheckConstraint(

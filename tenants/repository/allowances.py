@@ -5,12 +5,14 @@ A key's are kept under the id of its chain, so that they outlive a rotation.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tenants.errors import InvalidValue
 from tenants.limits import DIMENSIONS, changed_budgets, changed_limits
 from tenants.models import BudgetRow, Limit
 from tenants.repository.audit import Change, write_audit
@@ -21,14 +23,16 @@ from tenants.values import (
     Actor,
     Budget,
     Limits,
+    Period,
     Scope,
     ScopeLimits,
     Unit,
-    Window,
 )
 
-BudgetChange = Budget | tuple[Window, Unit]
+MOST_MODEL = 256
+BudgetChange = Budget | tuple[Period, Unit]
 Target = tuple[Scope, str]
+Owner = tuple[Scope, str, str]
 
 
 async def limits_of(
@@ -40,24 +44,26 @@ async def limits_of(
         wanted = [(scope.value, target_id) for scope, target_id in targets]
         limit_query = limit_query.where(tuple_(Limit.scope, Limit.target_id).in_(wanted))
         budget_query = budget_query.where(tuple_(BudgetRow.scope, BudgetRow.target_id).in_(wanted))
-    limits: dict[Target, dict[str, int]] = {}
+    limits: dict[Owner, dict[str, int]] = {}
     for row in await session.scalars(limit_query):
-        limits.setdefault((Scope(row.scope), row.target_id), {})[row.dimension] = row.amount
-    budgets: dict[Target, list[Budget]] = {}
+        owner = (Scope(row.scope), row.target_id, row.model)
+        limits.setdefault(owner, {})[row.dimension] = row.amount
+    budgets: dict[Owner, list[Budget]] = {}
     for spent in await session.scalars(budget_query):
-        budgets.setdefault((Scope(spent.scope), spent.target_id), []).append(
-            Budget(Window(spent.calendar), Unit(spent.unit), spent.amount, spent.alert_percent)
+        budgets.setdefault((Scope(spent.scope), spent.target_id, spent.model), []).append(
+            Budget(Period(spent.period), Unit(spent.unit), spent.amount, spent.alert_percent)
         )
     order = {scope: place for place, scope in enumerate(Scope)}
-    found = sorted(limits.keys() | budgets.keys(), key=lambda target: (order[target[0]], target[1]))
+    found = sorted(limits.keys() | budgets.keys(), key=lambda o: (order[o[0]], *o[1:]))
     return tuple(
         ScopeLimits(
-            scope=target[0],
-            target_id=target[1],
-            limits=Limits(**limits.get(target, {})),
-            budgets=changed_budgets((), budgets.get(target, [])),
+            scope=scope,
+            target_id=target_id,
+            limits=Limits(**limits.get((scope, target_id, model), {})),
+            budgets=changed_budgets((), budgets.get((scope, target_id, model), [])),
+            model=model,
         )
-        for target in found
+        for scope, target_id, model in found
     )
 
 
@@ -66,18 +72,31 @@ async def write_limits(session: AsyncSession, allowed: ScopeLimits) -> None:
     scope, target_id = allowed.scope.value, allowed.target_id
     for table in (Limit, BudgetRow):
         await session.execute(
-            delete(table).where(table.scope == scope, table.target_id == target_id)
+            delete(table).where(
+                table.scope == scope,
+                table.target_id == target_id,
+                table.model == allowed.model,
+            )
         )
     for dimension in DIMENSIONS:
         amount = getattr(allowed.limits, dimension)
         if amount is not None:
-            session.add(Limit(scope=scope, target_id=target_id, dimension=dimension, amount=amount))
+            session.add(
+                Limit(
+                    scope=scope,
+                    target_id=target_id,
+                    model=allowed.model,
+                    dimension=dimension,
+                    amount=amount,
+                )
+            )
     for budget in allowed.budgets:
         session.add(
             BudgetRow(
                 scope=scope,
                 target_id=target_id,
-                calendar=budget.window.value,
+                model=allowed.model,
+                period=budget.period.value,
                 unit=budget.unit.value,
                 amount=budget.amount,
                 alert_percent=budget.alert_percent,
@@ -90,14 +109,14 @@ class Allowances(KeyNames):
 
     async def get_limits(
         self, scope: Scope, target: str, *, tenant: str | None = None
-    ) -> ScopeLimits:
-        """Return the limits and budgets of a key, a tenant or an organisation.
+    ) -> list[ScopeLimits]:
+        """Return what is set for a key, a tenant or an organisation: for all models, then for each.
 
         With `tenant`, keys of others are not seen. Raises `NotFound`.
         """
         async with self._database.read() as session:
             target_id, _ = await self._target(session, scope, target, tenant)
-            return await _one(session, scope, target_id)
+            return list(await limits_of(session, [(scope, target_id)]))
 
     async def list_limits(self) -> list[ScopeLimits]:
         """Return up to 1,000 targets that have any limit or budget."""
@@ -111,6 +130,7 @@ class Allowances(KeyNames):
         changes: Mapping[str, int | None],
         now: datetime,
         *,
+        model: str = "",
         by: Actor = SYSTEM,
     ) -> ScopeLimits:
         """Change some limits of a target, None taking one away; raises `NotFound`, `InvalidValue`.
@@ -118,10 +138,8 @@ class Allowances(KeyNames):
         Running gateways follow as they follow a revoked key.
         """
         async with self._database.write() as session:
-            target_id, tenant_id = await self._target(session, scope, target, None)
-            before = await _one(session, scope, target_id, lock=True)
-            limits = changed_limits(before.limits, changes)
-            after = ScopeLimits(scope, target_id, limits, before.budgets)
+            before, tenant_id = await self._before(session, scope, target, model)
+            after = dataclasses.replace(before, limits=changed_limits(before.limits, changes))
             await _keep(session, "limits.set", before, after, tenant_id, now, by)
         return after
 
@@ -132,19 +150,31 @@ class Allowances(KeyNames):
         changes: Sequence[BudgetChange],
         now: datetime,
         *,
+        model: str = "",
         by: Actor = SYSTEM,
     ) -> ScopeLimits:
-        """Put budgets in the place of their like, a (window, unit) alone taking one away.
+        """Put budgets in the place of their like, a (period, unit) alone taking one away.
 
         Raises `NotFound`, `InvalidValue`.
         """
         async with self._database.write() as session:
-            target_id, tenant_id = await self._target(session, scope, target, None)
-            before = await _one(session, scope, target_id, lock=True)
-            budgets = changed_budgets(before.budgets, changes)
-            after = ScopeLimits(scope, target_id, before.limits, budgets)
+            before, tenant_id = await self._before(session, scope, target, model)
+            after = dataclasses.replace(before, budgets=changed_budgets(before.budgets, changes))
             await _keep(session, "budgets.set", before, after, tenant_id, now, by)
         return after
+
+    async def _before(
+        self, session: AsyncSession, scope: Scope, target: str, model: str
+    ) -> tuple[ScopeLimits, str | None]:
+        """Return what is set now, and the tenant whose it is; others who change it wait."""
+        if len(model) > MOST_MODEL:
+            raise InvalidValue(f"a model's name has at most {MOST_MODEL} characters")
+        target_id, tenant_id = await self._target(session, scope, target, None)
+        # There may be no row to lock yet; the counter that every change raises is always there.
+        await tell_change(session)
+        found = await limits_of(session, [(scope, target_id)])
+        nothing = ScopeLimits(scope, target_id, model=model)
+        return next((f for f in found if f.model == model), nothing), tenant_id
 
     async def _target(
         self, session: AsyncSession, scope: Scope, target: str, tenant: str | None
@@ -157,16 +187,6 @@ class Allowances(KeyNames):
             return tenant_id, tenant_id
         key = await self._key_row(session, target, tenant)
         return key.chain_id or key.id, key.tenant_id
-
-
-async def _one(
-    session: AsyncSession, scope: Scope, target_id: str, *, lock: bool = False
-) -> ScopeLimits:
-    if lock:
-        # There may be no row to lock yet; the counter that every change raises is always there.
-        await tell_change(session)
-    found = await limits_of(session, [(scope, target_id)])
-    return found[0] if found else ScopeLimits(scope, target_id)
 
 
 async def _keep(
