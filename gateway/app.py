@@ -40,6 +40,7 @@ from gateway.spool import Spool
 from gateway.telemetry import Telemetry
 from gateway.text import load_codec
 from tenants.errors import LedgerError
+from tenants.listener import ChangeListener
 from tenants.values import TierRecord
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,9 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         background = services.background
         background.every("sweep", SWEEP_S, _sweep(services))
-        background.every("keys", services.settings.key_poll_s, _poll_keys(services))
+        background.start("keys", _follow_keys(services))
+        listener = ChangeListener(services.ledger.database, services.auth.hear)
+        background.start("key-notices", listener.run())
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
         background.start("engine", _start_engine(services, on_failed))
@@ -184,6 +187,13 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
         services.watch.look(services.host.engine.snapshot, services.clock.now_ns())
 
     return sweep
+
+
+async def _follow_keys(services: Services) -> None:
+    poll = _poll_keys(services)
+    while True:
+        await poll()
+        await services.auth.wait_for_change(services.settings.key_poll_s)
 
 
 def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:

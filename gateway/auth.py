@@ -3,8 +3,9 @@
 The order of work keeps the cost of a stranger low: form and checksum first (no lookup), then a
 bounded memory of answers, then the ledger, with few lookups at a time. Unknown keys are remembered
 too, briefly. The ledger's change counter is polled, so a revoked key is refused within the poll
-interval plus one lookup, whatever the memory's life. When the ledger is away, what it last said
-stands, unless the key is known to have changed.
+interval plus one lookup, whatever the memory's life; Postgres tells of a change, and then it is
+polled at once. When the ledger is away, what it last said stands, unless the key is known to have
+changed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gateway.strangers import Strangers
 from tenants.errors import DatabaseUnavailable
 from tenants.keys import is_well_formed
 from tenants.repository import TOUCH_INTERVAL, Repository
-from tenants.values import KeyWithTenant
+from tenants.values import KeyWithTenant, Route
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +66,18 @@ class Authenticator:
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._num_lookups = 0
         self._version = 0
+        self._told = asyncio.Event()
         self._touched: dict[str, datetime] = {}
         self._to_touch: dict[str, datetime] = {}
 
-    async def authenticate(self, header: str | None, address: str = "") -> Principal:
-        """Return who sent `Authorization: <header>` from `address`.
+    async def authenticate(
+        self, header: str | None, address: str = "", route: Route | None = None
+    ) -> Principal:
+        """Return who sent `Authorization: <header>` from `address`, to use `route`.
 
-        Raises the one 401; 429 for an address that tries one unknown key after the other; 503 where
-        a key cannot be checked because the ledger does not answer.
+        Raises the one 401; 403 where the key's scopes do not hold the route; 429 for an address
+        that tries one unknown key after the other; 503 where a key cannot be checked because the
+        ledger does not answer.
         """
         scheme, _, key = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not is_well_formed(key.strip()):
@@ -81,6 +86,8 @@ class Authenticator:
         now = utc_now()
         if principal is None or not principal.opens_door(now):
             raise unauthenticated()
+        if route is not None and not principal.may(route):
+            raise ApiError(Problem.ROUTE_FORBIDDEN, "This API key may not be used for this route.")
         self._note_use(principal.key_id, now)
         return principal
 
@@ -157,6 +164,19 @@ class Authenticator:
         return Principal(found, digest, cache_salt(self._salt_secret, found.tenant.id))
 
     # kept up by the gateway's own tasks, off the path of requests
+
+    def hear(self) -> None:
+        """Someone says that the ledger has changed: whoever waits for a change goes and looks."""
+        self._told.set()
+
+    async def wait_for_change(self, at_most_s: float) -> None:
+        """Return when the ledger is said to have changed, or when it is time to look anyway."""
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._told.wait()
+        except TimeoutError:
+            pass
+        self._told.clear()
 
     async def poll(self) -> bool:
         """Ask whether any key has changed; True if so, and then no remembered answer counts.

@@ -45,6 +45,7 @@ class Problem(Enum):
     )
     UNAUTHENTICATED = ProblemSpec(401, "authentication_error", "invalid_api_key", "unauthenticated")
     MODEL_FORBIDDEN = ProblemSpec(403, "permission_error", "model_not_allowed", "forbidden")
+    ROUTE_FORBIDDEN = ProblemSpec(403, "permission_error", "route_not_allowed", "forbidden")
     TIER_FORBIDDEN = ProblemSpec(403, "permission_error", "service_tier_not_allowed", "forbidden")
     NOT_FOUND = ProblemSpec(404, "not_found_error", "not_found", "not_found")
     MODEL_UNKNOWN = ProblemSpec(404, "not_found_error", "model_not_found", "not_found")

@@ -8,7 +8,14 @@ from datetime import datetime
 
 from engine.core.clock import NS_PER_MS
 from engine.core.request import Slo, TbtMode
-from tenants.values import KeyState, KeyWithTenant, TenantRecord, TierRecord
+from tenants.values import (
+    KeyState,
+    KeyWithTenant,
+    Route,
+    ScopeLimits,
+    TenantRecord,
+    TierRecord,
+)
 
 # What `service_tier` may say, the class served first in front.
 PRIORITY, DEFAULT, FLEX = "priority", "default", "flex"
@@ -63,6 +70,20 @@ class Principal:
     def tier(self) -> TierRecord:
         """The tier the tenant is entitled to."""
         return self.found.tier
+
+    @property
+    def organisation_id(self) -> str:
+        """The organisation that pays for the tenant."""
+        return self.found.tenant.organisation_id
+
+    @property
+    def limits(self) -> tuple[ScopeLimits, ...]:
+        """The limits and budgets of the key, its tenant and its organisation, where any are set."""
+        return self.found.limits
+
+    def may(self, route: Route) -> bool:
+        """True where the key's scopes hold `route`."""
+        return self.found.key.may(route)
 
     def allows(self, model: str) -> bool:
         """True where the key's allow-list holds `model`."""

@@ -176,7 +176,11 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Most keys held in memory, known and unknown ones together."
     )
     key_poll_s: float = Field(
-        1.0, gt=0, le=60, description="How often the ledger is asked whether any key has changed."
+        # Of the two seconds within which a revoked key is refused everywhere, at most one.
+        0.5,
+        gt=0,
+        le=1,
+        description="How often the ledger is asked whether any key has changed.",
     )
     usage_buffer: int = Field(
         100_000, ge=1, description="Most usage rows held in memory while the database is away."

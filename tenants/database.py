@@ -17,6 +17,7 @@ from sqlalchemy import URL, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from tenants.errors import DatabaseReadOnly, DatabaseUnavailable, InvalidValue, SchemaOutdated
 
@@ -24,6 +25,7 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30.0
 BUSY_TIMEOUT_MS = 10_000
 POOL_SIZE = 5
+LISTENER_NAME = "tiergate listener"
 
 # SQLSTATE (Postgres manual, appendix A): a whole class by its two characters, or one condition.
 _UNAVAILABLE = ("08", "28", "3D", "42501", "53", "57P", "58", "XX")
@@ -165,6 +167,21 @@ class Database:
     def backend(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._url.get_backend_name()
+
+    def listening_engine(self) -> AsyncEngine | None:
+        """Return an engine whose one connection is nobody else's; None where nobody is told."""
+        if self.backend != "postgresql":
+            return None
+        return create_async_engine(
+            self._url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "command_timeout": CONNECT_TIMEOUT_S,
+                "server_settings": {"application_name": LISTENER_NAME},
+            },
+        )
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
