@@ -1,4 +1,4 @@
-"""Turns the engine's last event of every request into one row of the ledger; it knows no price.
+"""Turns the engine's last event of every request into one row of the ledger, with what it costs.
 
 Law L49: tokens are counted where they are made. A row hangs on the engine's record, never on the
 response, so who leaves early is metered for what was generated. The path of a request touches only
@@ -30,7 +30,7 @@ from gateway.stopwatch import Stopwatch
 from tenants.database import Database
 from tenants.errors import LedgerError
 from tenants.usage import insert_usage
-from tenants.values import UsageRecord
+from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class UsageContext:
     """What the door knows of one engine request, and the engine does not.
 
     `bills_prompt` is False for further choices of a prompt that another choice pays for. `paced`
-    is True where the door holds tokens back, and says by `Meter.settle` when it has ended.
+    is True where the door holds tokens back, and says by `Meter.settle` when it has ended. `tier`
+    is the one served, with its prices; without it the request costs nothing.
     """
 
     tenant_id: str
@@ -58,6 +59,8 @@ class UsageContext:
     stopwatch: Stopwatch
     bills_prompt: bool = True
     paced: bool = False
+    organisation_id: str = DEFAULT_ORGANISATION_ID
+    tier: TierRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
     # A record written for a dead engine knows no scheduling time, but a token proves it.
     began = stats.first_scheduled_ns is not None or not nothing_made
     prompt = stats.num_prompt_tokens if began and context.bills_prompt else 0
+    cached, tier = min(stats.num_cached_tokens, prompt), context.tier
     watch = context.stopwatch
     first_ns = watch.first_ns if watch.first_ns is not None else stats.first_token_ns
     seen_at_door = watch.first_ns is not None
@@ -99,7 +103,7 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
         tier_served=context.tier_served,
         model=context.model,
         prompt_tokens=prompt,
-        cached_tokens=min(stats.num_cached_tokens, prompt),
+        cached_tokens=cached,
         output_tokens=stats.num_output_tokens,
         finish_reason=stats.finish_reason.value,
         stream=context.stream,
@@ -109,6 +113,9 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
         late_tokens=late,
         preemptions=stats.preemptions,
         slo_met=_slo_met(stats, watch, first_ns, late),
+        organisation_id=context.organisation_id,
+        tier_version=0 if tier is None else tier.version,
+        cost_nano=0 if tier is None else tier.cost_nano(prompt, cached, stats.num_output_tokens),
     )
 
 

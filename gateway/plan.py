@@ -119,4 +119,6 @@ class Plan:
             stopwatch=stopwatch,
             bills_prompt=index % self.choices_per_prompt == 0,
             paced=self.is_paced,
+            organisation_id=self.principal.organisation_id,
+            tier=self.tier,
         )

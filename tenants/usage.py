@@ -1,4 +1,4 @@
-"""Keeps what was used, one row a request, written in batches; what it costs is not known here.
+"""Keeps what was used, one row a request, written in batches; what makes a price is not known here.
 
 Writing a row again changes nothing, so a writer that does not know whether its last batch arrived
 simply sends it again (laws of metering: nothing twice, nothing lost).
@@ -17,7 +17,7 @@ from tenants.database import Database
 from tenants.models import Usage
 from tenants.values import UsageRecord
 
-ROWS_PER_STATEMENT = 500  # 17 columns each: under the 32,766 parameters that both databases allow
+ROWS_PER_STATEMENT = 500  # 20 columns each: under the 32,766 parameters that both databases allow
 MAX_ROWS = 1000
 
 _TABLE = Usage.metadata.tables[Usage.__tablename__]
