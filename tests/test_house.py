@@ -59,6 +59,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "migrations",
         },
         {
+            "argon2",
             "fastapi",
             "starlette",
             "pydantic",
