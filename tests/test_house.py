@@ -66,6 +66,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "pydantic_settings",
             "opentelemetry",
             "prometheus_client",
+            "redis",
             "uvicorn",
             "uvloop",
             "orjson",
