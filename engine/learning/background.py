@@ -1,0 +1,156 @@
+"""The thread that learns while the gateway serves: answers in, fits begun and ended, state saved.
+
+It knows no request path: whoever serves only appends to its queue. It does a little at a time;
+what takes long, the fit, happens in a process of its own with a niceness of its own. The thread
+itself has none: it holds Python's lock while it works, and were it made to wait for a core then,
+every stream would wait with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.core.clock import NS_PER_S, Clock
+from engine.learning.fit_process import FitFailed, FitProcess
+from engine.learning.learner import DueFit, Learner
+from engine.learning.scope import Ended
+
+MOST_PENDING = 4096  # answers not yet learned from; more are dropped
+BATCH_S = 0.2  # answers are taken in together that end within so long
+LOOK_S = 0.5  # how often a fit under way is looked at
+IDLE_S = 5.0
+SAVE_NS = 300 * NS_PER_S
+RETRY_NS = 60 * NS_PER_S  # after a fit that failed
+JOIN_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnderWay:
+    due: DueFit
+    process: FitProcess
+
+
+class BackgroundLearner:
+    """Drives a learner from a thread; `start` once, `close` once."""
+
+    def __init__(self, learner: Learner, clock: Clock, save: Callable[[], None]) -> None:
+        self._learner = learner
+        self._clock = clock
+        self._save = save
+        self._pending: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lengths", daemon=True)
+        self._fit: _UnderWay | None = None
+        self._retry_ns = 0
+        self._saved_ns = clock.now_ns()
+        self._is_changed = False
+        self.num_dropped = 0
+        self.num_failed_fits = 0
+
+    @property
+    def is_fitting(self) -> bool:
+        """True while a fit's process runs."""
+        return self._fit is not None
+
+    @property
+    def is_alive(self) -> bool:
+        """True from `start` to `close`."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to learn."""
+        self._thread.start()
+
+    def put(self, ended: Ended) -> None:
+        """Hand in an answer that ended; takes no time. Dropped where too many are pending."""
+        if self._pending.qsize() >= MOST_PENDING:
+            self.num_dropped += 1
+        else:
+            self._pending.put(ended)
+
+    def close(self) -> None:
+        """Learn what is pending, save, and end; a fit under way is given up."""
+        self._stopping.set()
+        self._pending.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(JOIN_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            if self._fit is not None:
+                self._fit.process.close()
+                self._fit = None
+        self._take(self._drain())
+        self._save_if_changed()
+
+    def _turn(self) -> None:
+        try:
+            first = self._pending.get(timeout=LOOK_S if self._fit is not None else IDLE_S)
+        except queue.Empty:
+            first = None
+        if first is not None:
+            self._stopping.wait(BATCH_S)
+            self._take([first, *self._drain()])
+        now_ns = self._clock.now_ns()
+        if self._fit is not None:
+            self._look_at_fit(self._fit, now_ns)
+        elif now_ns >= self._retry_ns:
+            self._begin_fit(now_ns)
+        if now_ns - self._saved_ns >= SAVE_NS:
+            self._save_if_changed()
+
+    def _drain(self) -> list[Ended]:
+        found: list[Ended] = []
+        while True:
+            try:
+                one = self._pending.get_nowait()
+            except queue.Empty:
+                return found
+            if one is not None:
+                found.append(one)
+
+    def _take(self, ended: list[Ended]) -> None:
+        if ended:
+            self._learner.learn(ended)
+            self._is_changed = True
+
+    def _begin_fit(self, now_ns: int) -> None:
+        due = self._learner.due_fit()
+        if due is None:
+            return
+        try:
+            self._fit = _UnderWay(due, FitProcess(due.rows, now_ns))
+        except OSError as error:
+            self._fail(f"no process for a fit: {error}", now_ns)
+
+    def _look_at_fit(self, fit: _UnderWay, now_ns: int) -> None:
+        try:
+            model = fit.process.poll(now_ns)
+        except FitFailed as error:
+            self._fit = None
+            self._fail(str(error), now_ns)
+            return
+        if model is not None:
+            self._fit = None
+            self._learner.install(fit.due, model)
+            self._is_changed = True
+
+    def _fail(self, why: str, now_ns: int) -> None:
+        self.num_failed_fits += 1
+        self._retry_ns = now_ns + RETRY_NS
+        log.warning("output lengths: %s; guessing goes on with what is known", why)
+
+    def _save_if_changed(self) -> None:
+        self._saved_ns = self._clock.now_ns()
+        if self._is_changed:
+            self._is_changed = False
+            self._save()

@@ -1,0 +1,88 @@
+"""Learns from finished requests, one after another; it knows no thread, process, file or clock.
+
+Whoever drives it hands in what ended, asks whether a fit is due, fits, and hands the model back.
+The driver in service is a thread (background.py); in the simulator the fit happens at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.learning.cold import first_guess
+from engine.learning.features import featurise
+from engine.learning.length_model import LengthModel
+from engine.learning.lognormal import LogGuess
+from engine.learning.question import Question
+from engine.learning.rows import Row
+from engine.learning.scope import Asked, Ended, Scope
+from engine.learning.scopes import Scopes, Sharing
+from engine.learning.scoreboard import Scoreboard
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DueFit:
+    """Rows to fit to, and the scope that wants the model."""
+
+    scope: Scope
+    rows: Sequence[Row]
+
+
+class Learner:
+    """See the module's text. `ask` is for any thread, everything else for one."""
+
+    __slots__ = ("_num_asked", "num_fits", "num_learned", "salt", "scopes", "scoreboard")
+
+    def __init__(self, sharing: Sharing = "tenant", salt: int = 0) -> None:
+        self.scopes = Scopes(sharing)
+        self.salt = salt
+        self.scoreboard = Scoreboard()
+        self.num_learned = 0
+        self.num_fits = 0
+        self._num_asked = 0
+
+    def ask(self, question: Question) -> Asked:
+        """Return the guess for a question, and what it was made of."""
+        tenant, hour = question.tenant, question.hour
+        history = self.scopes.reading(tenant, hour)
+        cold = first_guess(question.previous_outputs, history)
+        features = featurise(question, history, self.salt)
+        scope = self.scopes.find(tenant)
+        modelled: LogGuess | None = None
+        given = cold
+        if scope is not None:
+            self._num_asked += 1
+            scope.last_asked = self._num_asked
+            modelled, given = scope.guess(cold, features)
+        return Asked(tenant, hour, features, cold, modelled, given)
+
+    def learn(self, ended: Sequence[Ended]) -> None:
+        """Take in answers that ended, in their order."""
+        touched: dict[int, Scope] = {}
+        for one in ended:
+            scope = self.scopes.take(one)
+            touched[id(scope)] = scope
+            self.num_learned += 1
+            if one.is_whole:
+                given = one.asked.given
+                log_length = math.log1p(one.num_output_tokens)
+                self.scoreboard.add(given.log, given.high_log, log_length)
+        for scope in touched.values():
+            scope.index()
+
+    def due_fit(self) -> DueFit | None:
+        """Return a fit that should be made now, if any: it counts as begun."""
+        scope = self.scopes.due()
+        return None if scope is None else DueFit(scope, scope.to_fit())
+
+    def install(self, fit: DueFit, model: LengthModel) -> None:
+        """Use the model of a fit from now on."""
+        fit.scope.install(model)
+        self.num_fits += 1
+        self.scopes.trim_models()
+
+    def fit_all(self) -> None:
+        """Make every fit that is due, here and now."""
+        while (fit := self.due_fit()) is not None:
+            self.install(fit, LengthModel.fit(fit.rows))

@@ -1,0 +1,180 @@
+"""What was learned as a file: features and lengths, never text; it learns nothing itself.
+
+One file belongs to one model (a fingerprint that is handed in): what another model answered says
+nothing of this one's lengths. The file is
+
+    magic line, sha256 of all that follows, length of the header, header (JSON), packed parts
+
+with the rows and models in the form of .npz, which holds arrays and nothing that runs. It is
+replaced as a whole; whatever is not such a file is set aside under another name and reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.learning.history import LengthHistory
+from engine.learning.learner import Learner
+from engine.learning.length_model import LengthModel
+from engine.learning.rows import StateError, pack_rows, unpack_rows
+from engine.learning.scopes import MOST_TENANTS, Sharing
+
+MAGIC = b"tiergate lengths\n"
+VERSION = 1
+SUFFIX = ".lengths"
+MOST_BYTES = 200_000_000  # a longer file is none of ours
+MOST_ASIDE = 3  # bad files kept, the oldest is written over
+MOST_MODELS = 8  # files of other models kept
+
+
+def file_of(folder: Path, fingerprint: str) -> Path:
+    """Return the file of a model's lengths."""
+    return folder / (hashlib.sha256(fingerprint.encode()).hexdigest()[:16] + SUFFIX)
+
+
+def new_salt() -> int:
+    """Return a secret of 32 bits: without it, grams on disk cannot be tried out by words."""
+    return secrets.randbits(32)
+
+
+# Writing
+
+
+def to_bytes(learner: Learner, fingerprint: str) -> bytes:
+    """Return the file's content."""
+    scopes, parts, entries = learner.scopes, [], []
+    for key, scope in scopes:
+        rows = list(scope.rows)
+        parts.append(pack_rows(rows))
+        model = scope.model
+        parts.append(b"" if model is None else model.to_bytes())
+        entries.append(
+            {
+                "key": key,
+                "epoch": scope.epoch,
+                "history": _fields(scope.history),
+                "rows_bytes": len(parts[-2]),
+                "model_bytes": len(parts[-1]),
+            }
+        )
+    header: dict[str, Any] = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "sharing": scopes.sharing,
+        "salt": learner.salt,
+        "scopes": entries,
+        "histories": [[key, _fields(history)] for key, history in scopes.histories],
+    }
+    head = json.dumps(header, separators=(",", ":")).encode()
+    body = b"".join([len(head).to_bytes(8, "big"), head, *parts])
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _fields(history: LengthHistory) -> dict[str, Any]:
+    fields = dataclasses.asdict(history.fields())
+    fields["window"] = [round(log, 5) for log in fields["window"]]
+    return fields
+
+
+def save(folder: Path, fingerprint: str, content: bytes) -> None:
+    """Replace the model's file in one step; raises OSError and leaves the old one then.
+
+    Only the owner may read it. Files of models not served for longest are removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = file_of(folder, fingerprint)
+    half = path.with_suffix(".part")
+    try:
+        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
+    others = sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+    for old in [p for p in others if p != path][: max(0, len(others) - MOST_MODELS)]:
+        old.unlink(missing_ok=True)
+
+
+# Reading
+
+
+def load(folder: Path, fingerprint: str, sharing: Sharing) -> Learner | None:
+    """Return what was stored for this model, None where nothing was.
+
+    Raises StateError for a file that is damaged, of another version, or of another model, and
+    OSError for one that cannot be read.
+    """
+    path = file_of(folder, fingerprint)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise StateError("it is too large")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return from_bytes(content, fingerprint, sharing)
+
+
+def from_bytes(content: bytes, fingerprint: str, sharing: Sharing) -> Learner:
+    """Return the learner of a file's content; raises StateError."""
+    digest_end = len(MAGIC) + hashlib.sha256().digest_size
+    digest, body = content[len(MAGIC) : digest_end], content[digest_end:]
+    if not content.startswith(MAGIC):
+        raise StateError("it is no file of lengths")
+    if hashlib.sha256(body).digest() != digest:
+        raise StateError("it is damaged or cut short")
+    try:
+        size = int.from_bytes(body[:8], "big")
+        header = json.loads(body[8 : 8 + size])
+        if header["version"] != VERSION:
+            raise StateError(f"it is of version {header['version']!r:.20}, not {VERSION}")
+        if header["fingerprint"] != fingerprint:
+            raise StateError("it belongs to another model")
+        if header["sharing"] != sharing:
+            raise StateError(f"it was learned with sharing {header['sharing']!r:.20}")
+        learner = Learner(sharing, int(header["salt"]) & 0xFFFFFFFF)
+        _fill(learner, header, body[8 + size :])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StateError(f"it does not hold together: {error!r:.200}") from error
+    return learner
+
+
+def _fill(learner: Learner, header: dict[str, Any], parts: bytes) -> None:
+    scopes = learner.scopes
+    for entry in header["scopes"][-MOST_TENANTS:]:
+        rows_end = int(entry["rows_bytes"])
+        model_end = rows_end + int(entry["model_bytes"])
+        if not 0 <= rows_end <= model_end <= len(parts):
+            raise StateError("it ends before its parts do")
+        scope = scopes.scope(str(entry["key"]))
+        scope.history = LengthHistory.of(entry["history"])
+        if model_end > rows_end:
+            scope.model = LengthModel.from_bytes(parts[rows_end:model_end])
+        scope.restore(unpack_rows(parts[:rows_end]), int(entry["epoch"]))
+        parts = parts[model_end:]
+    for key, fields in header["histories"][-MOST_TENANTS:]:
+        scopes.put_history(str(key), LengthHistory.of(fields))
+    scopes.count_rows()
+    scopes.trim_models()
+
+
+def set_aside(folder: Path, fingerprint: str) -> Path | None:
+    """Give a bad file another name, and return that; None where even that cannot be done."""
+    path = file_of(folder, fingerprint)
+    names: Sequence[Path] = [path.with_suffix(f".bad{number}") for number in range(MOST_ASIDE)]
+    try:
+        free = [name for name in names if not name.exists()]
+        chosen = free[0] if free else min(names, key=lambda name: name.stat().st_mtime_ns)
+        path.replace(chosen)
+    except OSError:
+        return None
+    return chosen
