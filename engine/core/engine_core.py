@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from engine.core.bank import BankMeter
 from engine.core.batch import Batch, StepResult
+from engine.core.decision import RequestRecord
+from engine.core.decision_log import DecisionLog
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
@@ -28,10 +30,13 @@ class CoreConfig:
 
     max_waiting_requests: int = 1024
     max_waiting_prompt_tokens: int = 4_000_000
+    follow_one_in: int = 1  # of how many requests the steps of one are recorded; 0: of none
 
     def __post_init__(self) -> None:
         if self.max_waiting_requests < 1 or self.max_waiting_prompt_tokens < 1:
             raise ValueError("the waiting queue must hold at least one request and one token")
+        if self.follow_one_in < 0:
+            raise ValueError("steps are recorded of one in so many requests, or of none (0)")
 
 
 class EngineCore:
@@ -54,6 +59,7 @@ class EngineCore:
         predictor: LengthPredictor | None = None,
     ) -> None:
         config = config or CoreConfig()
+        self._log = DecisionLog(config.follow_one_in)
         self._scheduler = Scheduler(
             capacity,
             policy,
@@ -62,6 +68,7 @@ class EngineCore:
             enable_prefix_cache=enable_prefix_cache,
             model=model,
             predictor=predictor,
+            log=self._log,
         )
         self._observer = observer
         self._draining = False
@@ -104,9 +111,14 @@ class EngineCore:
         """Take a request; raises RequestRefused with a reason from the closed list."""
         self._move_to(now_ns)
         assert order.arrival_ns <= now_ns, f"{order.id} arrives in the future (law L36)"
-        if self._draining:
-            raise RequestRefused(RefusalReason.DRAINING, "the engine takes no new requests")
-        self._scheduler.add(order, now_ns)
+        try:
+            if self._draining:
+                raise RequestRefused(RefusalReason.DRAINING, "the engine takes no new requests")
+            request = self._scheduler.add(order, now_ns)
+        except RequestRefused as refusal:
+            self._log.refused(order, refusal.reason, now_ns)
+            raise
+        self._log.submitted(request, now_ns)
         self._load.note_arrival(order.arrival_ns)
         self._submitted_total += 1
 
@@ -228,6 +240,13 @@ class EngineCore:
             load=self._load.read(now_ns, draining=self._draining),
         )
 
+    def explain(self, request_id: str, now_ns: int) -> RequestRecord | None:
+        """Return what was decided about a request, live or kept; None where it is not known."""
+        request, standing = self._scheduler.find(request_id), ""
+        if request is not None:
+            standing = self.policy.explain(request, self._scheduler.planner.view(now_ns))
+        return self._log.read(request_id, now_ns, standing)
+
     def check_integrity(self) -> None:
         """Assert laws L1 to L6 and L10 by walking everything; for tests and debugging."""
         self._scheduler.check_integrity()
@@ -245,6 +264,7 @@ class EngineCore:
         for event in events:
             if event.stats is not None:
                 self._finished_total += 1
+                self._log.ended(event.stats)
                 if self._observer is not None:
                     self._observer.on_finish(event.stats)
         return events

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.core.batch import Copy
+from engine.core.decision import Reason
+from engine.core.decision_log import DecisionLog
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
 from engine.core.latency_model import LatencyModel
@@ -40,6 +42,7 @@ class MemoryMoves:
         kv: KVCacheManager,
         model: LatencyModel | None,
         unplan: Callable[[Request], None],
+        log: DecisionLog,
     ) -> None:
         self._capacity = capacity
         self._policy = policy
@@ -47,6 +50,7 @@ class MemoryMoves:
         self._kv = kv
         self._model = model
         self._unplan = unplan
+        self._log = log
         self.preempted: list[Request] = []
         self.parks: list[Copy] = []
         self.returns: list[Copy] = []
@@ -97,12 +101,13 @@ class MemoryMoves:
         traffic = self._policy.traffic(self.view)
         for request in dict.fromkeys(traffic.back):  # one named twice comes back once
             if request.status is Status.PARKED and not self._bring_back(request):
+                self._log.wanted(request, self.view.now_ns)
                 rank = self.keep_rank(request)
                 if self.blocked_rank is None or rank < self.blocked_rank:
                     self.blocked_rank = rank
         for request in traffic.park:
             if request.status is Status.RUNNING and self._may_park(request):
-                self._park(request)
+                self._park(request, Reason.POLICY_WISH)
 
     def bring_back_any(self) -> None:
         """Nobody can run: the first of the parked to keep comes back, whatever the policy says.
@@ -113,9 +118,9 @@ class MemoryMoves:
             return
         ready = [r for r in self._queues.parked.values() if not r.copy_number]
         if ready:
-            self._bring_back(min(ready, key=self.keep_rank))
+            self._bring_back(min(ready, key=self.keep_rank), Reason.NOBODY_ELSE)
 
-    def _bring_back(self, request: Request) -> bool:
+    def _bring_back(self, request: Request, reason: Reason = Reason.POLICY_WISH) -> bool:
         """Begin a return, with room for a block more than its history (law L17).
 
         False: it lacks room. One that is still on its way, or finds the link busy, comes later.
@@ -132,6 +137,7 @@ class MemoryMoves:
         if copy is None:
             return False
         self.returns.append(copy)
+        self._log.returning(request, reason, self.view.now_ns)
         return True
 
     def _num_kept_for_head(self, request: Request) -> int:
@@ -180,10 +186,10 @@ class MemoryMoves:
             if self._can_fall(victim):
                 del keepers[index]
                 if self._prefers_park(victim):
-                    self._park(victim)
+                    self._park(victim, Reason.GROWTH, request)
                     self._promise(request)
                     return False
-                self._drop(victim)
+                self._drop(victim, Reason.GROWTH, request)
                 return True
         return False
 
@@ -227,10 +233,10 @@ class MemoryMoves:
         self.is_awaited = promised > 0
         for victim in victims:
             if self._prefers_park(victim):
-                self._park(victim)
+                self._park(victim, Reason.NEWCOMER, newcomer)
                 self.is_awaited = True
             else:
-                self._drop(victim)
+                self._drop(victim, Reason.NEWCOMER, newcomer)
         # It speaks for its share of what was coming, and for all that its own victims free.
         self._num_promised += self._num_coming() - (coming - promised)
         self._by_keep_rank = [p for p in self.keepers() if p[1].status is Status.RUNNING]
@@ -333,16 +339,18 @@ class MemoryMoves:
         tokens = victim.num_computed
         return self._model.park_ns(tokens) < self._model.prefill_ns(0, tokens)
 
-    def _park(self, victim: Request) -> None:
+    def _park(self, victim: Request, reason: Reason, by: Request | None = None) -> None:
         self._unplan(victim)
+        self._log.parked(victim, reason, by, self.view.now_ns)
         self.parks.append(self._kv.park(victim))
         self._coming = None
         self._queues.park(victim, self.view.now_ns)
         victim.park_count += 1
         victim.parked_at = victim.num_computed
 
-    def _drop(self, victim: Request) -> None:
+    def _drop(self, victim: Request, reason: Reason, by: Request) -> None:
         self._unplan(victim)
+        self._log.preempted(victim, reason, by, self.view.now_ns)
         self._kv.release(victim)
         self._queues.interrupt(victim, self.view.now_ns)
         victim.preemption_count += 1

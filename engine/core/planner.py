@@ -23,6 +23,8 @@ Memory, in six rules:
 
 from __future__ import annotations
 
+from engine.core.decision import Reason
+from engine.core.decision_log import DecisionLog
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
 from engine.core.latency_model import LatencyModel, StepCost
@@ -45,7 +47,8 @@ class Planner:
         policy: SchedulingPolicy,
         queues: Queues,
         kv: KVCacheManager,
-        model: LatencyModel | None = None,
+        model: LatencyModel | None,
+        log: DecisionLog,
     ) -> None:
         self._capacity = capacity
         self._policy = policy
@@ -54,7 +57,9 @@ class Planner:
         self.decodes: dict[str, Request] = {}
         self.prefills: dict[str, tuple[Request, int]] = {}  # with the number of tokens
         self.started: list[Request] = []
-        self.moves = MemoryMoves(capacity, policy, queues, kv, model, self._unplan)
+        self.moves = MemoryMoves(capacity, policy, queues, kv, model, self._unplan, log)
+        self._log = log
+        self._reasons = log.reasons  # why who is not in the step
         self.cost = StepCost(model)
         self.work = Work()
         self._is_timed = model is not None
@@ -103,6 +108,7 @@ class Planner:
         if self._capacity.num_host_blocks and policy.swaps:
             moves.carry()
         due, spare = policy.split_due(view)
+        self._reasons.split(spare)
         self._fill(limits, due, spare)
         moves.end_displacing()
         for limits in FALLBACKS:
@@ -125,6 +131,7 @@ class Planner:
         self.prefills.clear()
         self.started.clear()
         self.cost.clear()
+        self._reasons.clear()
 
     def _fill(self, limits: StepLimits, due: list[Request], spare: list[Request]) -> None:
         self._limits = limits
@@ -173,18 +180,21 @@ class Planner:
 
         The first due one is served whatever time it takes.
         """
-        taken = 0
+        taken, reasons = 0, self._reasons
         has_time_limit, limit_ns = self._has_time_limit, self._limits.max_step_ns
         if seats <= 0 or (has_time_limit and not is_due and not self._has_time_for_any(requests)):
+            reasons.leave_out(self._full(seats), is_due=is_due)
             return 0  # found without ranking everyone
         for request in sorted(requests, key=self.moves.keep_rank):
             if taken >= seats:
+                reasons.leave_out(self._full(0), is_due=is_due)
                 break
             if request.status is not Status.RUNNING:  # it made room for another
                 continue
             self.cost.add_decodes(1, request.num_computed)
             if has_time_limit and self.cost.total_ns > limit_ns and (taken or not is_due):
                 self.cost.add_decodes(-1, -request.num_computed)
+                reasons.leave_out(Reason.TIME_FULL, is_due=is_due)
                 break
             end = request.num_computed + 1
             if self._kv.grow(request, end) or (
@@ -194,7 +204,16 @@ class Planner:
                 taken += 1
             else:
                 self.cost.add_decodes(-1, -request.num_computed)
+                reasons.single[request] = Reason.NO_MEMORY
         return taken
+
+    def _full(self, seats: int) -> Reason:
+        """Return what of a step is used up where it has so many seats left for decodes."""
+        if seats > 0:
+            return Reason.TIME_FULL
+        if len(self.decodes) >= self._limits.max_decodes:
+            return Reason.DECODES_FULL
+        return Reason.TOKENS_FULL if self._tokens_left < self._rows_left else Reason.ROWS_FULL
 
     def _has_time_for_any(self, requests: list[Request]) -> bool:
         """True where the cheapest of these decodes fits into the step's time."""
@@ -211,32 +230,42 @@ class Planner:
 
         The first waiting one that cannot be started ends the starting: nobody overtakes it (L19).
         """
-        limits, queues = self._limits, self._queues
+        limits, queues, reasons = self._limits, self._queues, self._reasons
         max_running = limits.max_running or self._capacity.max_batch_requests
         under_way = sorted((self._prefill_rank(r), r) for r in queues.prefilling.values())
         under_way.reverse()
         may_start = True
         while self._tokens_left > 0 and self._rows_left > 0:
             if len(self.prefills) >= limits.max_prefills:
+                reasons.prompts = Reason.PROMPTS_FULL if under_way else None
+                reasons.waiting = reasons.waiting or Reason.PROMPTS_FULL
                 return
             head = queues.waiting.head() if may_start else None
             if head is not None and self.preempted and not self.moves.may_follow(head[1]):
-                head, may_start = None, False
+                may_start = reasons.stop(head[1], Reason.ROOM_MADE)
+                head = None
             if under_way and (head is None or under_way[-1][0] < head[0]):
                 self._continue(under_way.pop()[1])
             elif head is not None:
                 may_start = self._start(head[1], max(0, queues.num_running + 1 - max_running))
             else:
                 return
+        full = Reason.TOKENS_FULL if self._tokens_left <= 0 else Reason.ROWS_FULL
+        if under_way:
+            reasons.prompts = full
+        if may_start:
+            reasons.waiting, reasons.head = full, None
 
     def _continue(self, request: Request) -> None:
         """Give a started prompt its next chunk, as long as limits and blocks allow."""
         if request.status is not Status.RUNNING:  # it made room for another
             return
         num_tokens = self._in_time(request.num_computed, request.num_uncomputed)
+        reason = Reason.TIME_FULL  # where it lacks tokens nobody comes here
         if not self._kv.covers(request, request.num_computed + num_tokens):
-            num_tokens = min(num_tokens, self._num_affordable(request))
+            num_tokens, reason = min(num_tokens, self._num_affordable(request)), Reason.NO_MEMORY
         if num_tokens <= 0 or (self._limits.whole_prompts and num_tokens < request.num_uncomputed):
+            self._reasons.single[request] = reason if num_tokens <= 0 else Reason.WHOLE_PROMPT
             return
         grown = self._kv.grow(request, request.num_computed + num_tokens)
         assert grown, "a chunk was promised room"
@@ -271,18 +300,18 @@ class Planner:
 
     def _start(self, request: Request, missing_seats: int) -> bool:
         """Start the first of the waiting queue if its room is free, or can be made."""
-        kv, moves = self._kv, self.moves
+        kv, moves, stop = self._kv, self.moves, self._reasons.stop
         if missing_seats and not moves.may_seat(request):
-            return False
+            return stop(request, Reason.SEATS_FULL)
         prefix = kv.find_prefix(request)
         start = len(prefix) * kv.block_size
         num_tokens = self._in_time(start, request.num_tokens - start)
         if num_tokens <= 0 or (
             self._limits.whole_prompts and start + num_tokens < request.num_tokens
         ):
-            return False
+            return stop(request, Reason.TIME_FULL if num_tokens <= 0 else Reason.WHOLE_PROMPT)
         if moves.blocked_rank is not None and moves.keep_rank(request) > moves.blocked_rank:
-            return False
+            return stop(request, Reason.RETURN_FIRST)
         room = self._policy.room(request, self._view)
         claim = max(start + num_tokens, min(room.claim_tokens, request.max_num_tokens))
         is_first_start = len(request.timeline) == 1
@@ -295,11 +324,15 @@ class Planner:
         if (missing > 0 or missing_seats) and not moves.displace(
             request, prefix, missing, missing_seats
         ):
-            return False
+            if moves.is_awaited:
+                return stop(request, Reason.MEMORY_COMING)
+            return stop(request, Reason.NO_MEMORY if missing > 0 else Reason.SEATS_FULL)
         if not kv.admit(request, prefix, claim, spare):
-            return False
+            return stop(request, Reason.NO_MEMORY)
+        words = self._policy.explain(request, self._view)
         self._queues.start(request, self._view.now_ns)
         request.num_computed = start
+        self._log.started(request, self._view.now_ns, words)
         if is_first_start:
             request.num_cached = start
             self.started.append(request)

@@ -17,8 +17,9 @@ Every question but the first three has an answer to inherit: the plain one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from engine.core.executor import Capacity
@@ -109,6 +110,7 @@ class Traffic:
 
 
 NO_TRAFFIC = Traffic()
+NO_NEWS: Mapping[str, str] = MappingProxyType({})
 
 
 class SchedulingPolicy(Protocol):
@@ -202,6 +204,20 @@ class SchedulingPolicy(Protocol):
         Counters and `last_token_ns` are those after the step. The place to write `note`.
         """
         return
+
+    def explain(self, request: Request, view: View) -> str:
+        """How does this live request stand with you, in one clause for an operator? No comment.
+
+        Asked when it is started and when somebody asks, never in every step.
+        """
+        return ""
+
+    def news(self) -> Mapping[str, str]:
+        """Of whom do you think otherwise since you were asked last, by id, and how? Of nobody.
+
+        Asked once a step, behind the plan; for its record only. The same clauses as `explain`.
+        """
+        return NO_NEWS
 
 
 EXECUTOR_LIMITS = StepLimits()

@@ -175,6 +175,7 @@ class Request:
         "shown_ns",
         "status",
         "timeline",
+        "worst_late_ns",
     )
 
     def __init__(self, order: RequestOrder, now_ns: int) -> None:
@@ -192,6 +193,7 @@ class Request:
         self.last_token_ns: int | None = None
         self.shown_ns = 0  # when the client sees the last token: later than it came, where paced
         self.late_tokens = 0
+        self.worst_late_ns = 0  # by how much the worst of them was late
         self.preemption_count = 0  # how often its context was dropped to make room
         self.park_count = 0  # how often it was carried to the host
         self.parked_at = 0  # tokens computed then: it is not parked again before there are more
@@ -244,9 +246,12 @@ class Request:
             self.first_token_ns = self.shown_ns = now_ns
         else:
             if slo.tbt_mode is TbtMode.GAP:
-                self.late_tokens += now_ns > self.shown_ns + slo.tbt_ns
+                late_ns = now_ns - self.shown_ns - slo.tbt_ns
             else:
-                self.late_tokens += now_ns > self.first_token_ns + index * slo.tbt_ns
+                late_ns = now_ns - self.first_token_ns - index * slo.tbt_ns
+            if late_ns > 0:
+                self.late_tokens += 1
+                self.worst_late_ns = max(self.worst_late_ns, late_ns)
             self.shown_ns = slo.shown_ns(self.shown_ns, now_ns) if slo.pace_ns else now_ns
         self.last_token_ns = now_ns
         self.output.append(token_id)

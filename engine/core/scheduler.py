@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chunk
+from engine.core.decision_log import DecisionLog
 from engine.core.errors import RefusalReason, RequestRefused
 from engine.core.executor import Capacity
 from engine.core.kv_cache_manager import KVCacheManager
@@ -39,6 +40,7 @@ class Scheduler:
         enable_prefix_cache: bool = True,
         model: LatencyModel | None = None,
         predictor: LengthPredictor | None = None,
+        log: DecisionLog,
     ) -> None:
         self.capacity = capacity
         self.policy = policy
@@ -52,7 +54,8 @@ class Scheduler:
             num_host_blocks=capacity.num_host_blocks,
             host_is_exact=capacity.host_is_exact,
         )
-        self.planner = Planner(capacity, policy, self.queues, self.kv, model)
+        self.log = log
+        self.planner = Planner(capacity, policy, self.queues, self.kv, model, self.log)
         self._max_waiting_requests = max_waiting_requests
         self._max_waiting_prompt_tokens = max_waiting_prompt_tokens
         self._live: dict[str, Request] = {}
@@ -146,6 +149,7 @@ class Scheduler:
         """Return the next batch, or None when nobody waits, runs or is carried."""
         assert self.dispatched is None, "a step is still out"
         self._time_last_step(now_ns)
+        self.log.begin(now_ns)
         if self._live:
             planned = self.planner.plan(now_ns)
             # No state lets live requests stand still (laws L11, L12); see planner.py for why.
@@ -161,6 +165,10 @@ class Scheduler:
             requests.append(request)
         self.step += 1
         self._dispatched_requests = requests
+        decodes, prefills = self.planner.decodes, self.planner.prefills
+        self.log.planned(self.step, now_ns, self.queues, decodes, prefills)
+        if news := self.policy.news():
+            self.log.rethought(news, now_ns)
         moves = self.planner.moves
         self.dispatched = Batch(self.step, tuple(chunks), tuple(moves.parks), tuple(moves.returns))
         self.predicted_ns = int(self.planner.cost.total_ns)
@@ -229,6 +237,7 @@ class Scheduler:
             ended = self.kv.end_copy(number, is_lost=False)
             if ended.is_return and not ended.is_orphan:
                 self.queues.resume(ended.request, now_ns)
+                self.log.returned(ended.request, now_ns)
         lost = [self.kv.end_copy(number, is_lost=True) for number in result.lost_copies]
         requests = [ended.request for ended in lost if not ended.is_orphan]
         detail = "its context was lost between device and host"
@@ -253,6 +262,7 @@ class Scheduler:
                 events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
                 continue
             self.kv.release(request)
+            self.log.fault(request, detail, now_ns)
             self.queues.interrupt(request, now_ns)
             rank = self.policy.prefill_rank(request, self.planner.view(now_ns))
             self.queues.wait(request, rank)

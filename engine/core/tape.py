@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from engine.core.batch import Batch, Chunk, StepResult
+from engine.core.decision import RequestRecord
 from engine.core.engine_core import EngineCore
 from engine.core.errors import RequestRefused
 from engine.core.executor import Capacity
@@ -197,6 +198,10 @@ class RecordingCore:
     def snapshot(self, now_ns: int) -> Snapshot:
         """Return the present as a value."""
         return self._core.snapshot(now_ns)
+
+    def explain(self, request_id: str, now_ns: int) -> RequestRecord | None:
+        """Return what was decided about a request; nothing of it goes to the tape."""
+        return self._core.explain(request_id, now_ns)
 
     def check_integrity(self) -> None:
         """Assert the core's laws."""
