@@ -1,8 +1,9 @@
-"""The bounded queue before any hop to the engine: who may wait, and what the others are told.
+"""The bounded queue before any hop to the engine: who may wait, counted in requests and tokens.
 
 It counts the requests that were let in and have no token yet, and their prompt tokens; a request
 leaves the count with its first token or its end. There is no await between reading a bound and
-taking a place (law L51). It knows tiers as bounds and names, and nothing of HTTP bodies or engines.
+taking a place (law L51). It knows tiers as bounds and names, and nothing of HTTP bodies, engines or
+forecasts (gateway/gate.py asks both).
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ class Admission:
 
     def admit(self, tier: TierRecord, prompt_tokens: Sequence[int]) -> Reservation:
         """Take one place per entry of `prompt_tokens`, all or none; raises `ApiError`."""
+        self.check(tier, prompt_tokens)
+        self._waiting[tier.name] += len(prompt_tokens)
+        self._waiting_tokens += sum(prompt_tokens)
+        return Reservation(self, tier.name, prompt_tokens)
+
+    def check(self, tier: TierRecord, prompt_tokens: Sequence[int]) -> None:
+        """Raise what `admit` would raise now, and take nothing."""
         self.check_open()
         wanted, tokens = len(prompt_tokens), sum(prompt_tokens)
         if self.waiting + wanted > self._max_queue:
@@ -78,9 +86,6 @@ class Admission:
             raise self._refusal(Problem.SATURATED, tier.name, "Too many prompt tokens are waiting.")
         if tier.max_queue is not None and self._waiting[tier.name] + wanted > tier.max_queue:
             raise self._refusal(Problem.TIER_FULL, tier.name, "The queue of your tier is full.")
-        self._waiting[tier.name] += wanted
-        self._waiting_tokens += tokens
-        return Reservation(self, tier.name, prompt_tokens)
 
     def check_open(self) -> None:
         """Raise the refusal of a gateway that is shutting down."""

@@ -7,7 +7,7 @@ keeps nothing on disk, and knows no more than `engine.core.length_predictor` doe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from engine.core.length_predictor import HistoryPredictor
 from engine.core.request import LengthEstimate, RequestOrder, SamplingParams
@@ -15,6 +15,14 @@ from engine.learning.question import Question
 
 MOST_OPEN = 10_000
 EVERYBODY = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStats:
+    """How the guessing goes: requests whose end is awaited, and answers learned from."""
+
+    open_questions: int
+    learned: int
 
 
 class HistoryLengths:
@@ -25,7 +33,7 @@ class HistoryLengths:
         self._history = HistoryPredictor()
         self._shares = shares
         self._open: OrderedDict[str, RequestOrder] = OrderedDict()
-        self._finished = 0
+        self._learned = 0
 
     def start(self) -> None:
         """Nothing runs in the background."""
@@ -51,13 +59,13 @@ class HistoryLengths:
         """An answer is over; one that was cut tells nothing of its length."""
         order = self._open.pop(request_id, None)
         if order is not None and is_whole:
-            self._finished += 1
+            self._learned += 1
             self._history.observe(order, num_output_tokens)
 
     def forget(self, request_id: str) -> None:
         """A request came to nothing."""
         self._open.pop(request_id, None)
 
-    def stats(self) -> Mapping[str, float]:
-        """Return how many answers were learned from."""
-        return {"rows": self._finished}
+    def stats(self) -> HistoryStats:
+        """Return how the guessing goes."""
+        return HistoryStats(len(self._open), self._learned)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.core.request import FinishReason, LengthEstimate
 from engine.core.stats import RequestStats
 from engine.learning.question import Question
 from gateway.history_lengths import HistoryLengths
 from gateway.plan import Plan
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ class Predictor(Protocol):
         """Write down what was learned, and end; may take a while."""
         ...
 
-    def stats(self) -> Mapping[str, float]:
-        """Return how well it does, by name."""
+    def stats(self) -> DataclassInstance:
+        """Return how well it does."""
         ...
 
 
@@ -78,6 +81,13 @@ class Lengths:
         """Write down what was learned; call it in a thread."""
         if self._predictor is not None:
             self._predictor.close()
+
+    def readings(self) -> dict[str, float | None]:
+        """Return how well the predictor does, by name; None: not known yet. Safe in any thread."""
+        if self._predictor is None:
+            return {}
+        fields = dataclasses.asdict(self._predictor.stats())
+        return {name: None if value != value else value for name, value in fields.items()}
 
     async def guess(self, plan: Plan) -> Plan:
         """Return the plan with a guess for each prompt, and without what the prompts ask.
@@ -123,6 +133,14 @@ def learned_id(plan: Plan, prompt: int) -> str:
     return plan.engine_id(prompt * plan.choices_per_prompt)
 
 
-def make_predictor(folder: Path, scope: str, fingerprint: str) -> Predictor:
-    """Return the predictor of one model, with its state in `folder`."""
-    return HistoryLengths(shares=scope == "all")
+def make_predictor(folder: Path, sharing: Literal["tenant", "all"], fingerprint: str) -> Predictor:
+    """Return the predictor of the model with this fingerprint; its state is a file in `folder`."""
+    try:
+        from engine.learning.predictor import LearnedPredictor
+    except ImportError as error:
+        logger.info(
+            "lengths of answers are guessed from each tenant's usual one: %s is not installed",
+            error.name,
+        )
+        return HistoryLengths(shares=sharing == "all")
+    return LearnedPredictor(fingerprint, sharing=sharing, folder=folder)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.learning.question import MOST_TEXT, Question
 from gateway.asking import MOST_TURNS, Asked, asked_in_chat, asked_in_text
-from gateway.history_lengths import HistoryLengths
+from gateway.history_lengths import HistoryLengths, HistoryStats
 from gateway.schemas import ContentPart, Message
 
 QUESTION = Question("acme", "Why?", num_prompt_tokens=10, max_tokens=500)
@@ -86,7 +86,7 @@ def test_history_is_a_tenants_own_unless_shared(shares: bool) -> None:
         lengths.observe(f"r{number}", 20, is_whole=True)
     assert lengths.predict("own", QUESTION).middle == pytest.approx(20, rel=0.05)
     assert (lengths.predict("then", other) == first) is not shares
-    assert lengths.stats() == {"rows": 100}
+    assert lengths.stats() == HistoryStats(open_questions=3, learned=100)
 
 
 def test_a_cut_answer_teaches_no_length() -> None:
