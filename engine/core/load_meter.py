@@ -25,7 +25,7 @@ EVERY_NS = 50 * NS_PER_MS
 EVERY_NS_PER_REQUEST = 100_000  # a request read takes about a microsecond: a hundredth of the time
 MOST_PROMPTS = 48  # of a class that are listed one by one
 RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
-MEMORY_NS = 5 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
+MEMORY_NS = 15 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
 UNKNOWN_LENGTH = 256.0
 TYPICAL_CHUNK = 1024  # tokens: where prices are read off the model
 

@@ -1,0 +1,160 @@
+"""How far forecasts were off: what was said and what happened, as quantiles for the next forecast.
+
+It knows pairs of numbers, and neither queues nor clocks. One band holds forecasts of one kind, so
+that an interval is as wide as forecasts of that kind deserve. Few data are mixed with a wide prior;
+old data expire, so that what was learnt in one state of the world does not rule for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter, deque
+
+from engine.core.clock import NS_PER_S
+
+MOST_PAIRS = 256
+EXPIRE_NS = 600 * NS_PER_S
+EVERY_PAIRS = 8  # quantiles are made again after so many new pairs
+EVERY_NS = 2 * NS_PER_S
+# What is assumed of a kind of forecast that nobody has checked yet: half as long to thrice.
+PRIOR = (-1.2, -0.7, -0.4, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.1, 1.6)
+PRIOR_FADES = 64  # pairs after which the prior is gone
+MOST_OPEN = 4096  # forecasts whose outcome is awaited
+PRIOR_WEIGHT = 8  # pairs that a prior chance weighs as much as
+# One that is open for more than twice as long as usual has been passed over: it will wait for four
+# times as long yet. Factors, as logarithms.
+OVERDUE, LONGER = math.log(2.0), math.log(4.0)
+
+
+class Band:
+    """Errors of one kind of forecast: log(actual / reference), the latest `MOST_PAIRS`."""
+
+    __slots__ = ("_errors", "_made_ns", "_num_new", "_open", "_pairs", "_seen")
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[int, float]] = deque(maxlen=MOST_PAIRS)
+        self._open: dict[str, tuple[int, float]] = {}  # said and not seen yet: when, reference
+        self._errors: list[float] = sorted(PRIOR)
+        self._seen: list[float] = []  # without the prior
+        self._num_new = 0
+        self._made_ns = 0
+
+    @property
+    def num_pairs(self) -> int:
+        """Outcomes seen that have not expired by the last look."""
+        return len(self._pairs)
+
+    def said(self, name: str, reference_ns: float, now_ns: int) -> None:
+        """A forecast was made; its outcome may come, or `forget`."""
+        self._open[name] = (now_ns, max(reference_ns, 1.0))
+
+    def saw(self, name: str, actual_ns: float, now_ns: int) -> None:
+        """The outcome of a forecast."""
+        said = self._open.pop(name, None)
+        if said is not None:
+            self._pairs.append((now_ns, math.log(max(actual_ns, 1.0) / said[1])))
+            self._num_new += 1
+
+    def forget(self, name: str) -> None:
+        """There will be no outcome."""
+        self._open.pop(name, None)
+
+    def errors(self, now_ns: int) -> list[float]:
+        """Return the errors in order, those still open counted by how long they wait already.
+
+        Without the latter, who waits longest would be missing, and every interval be too short.
+        """
+        if self._num_new >= EVERY_PAIRS or now_ns - self._made_ns > EVERY_NS:
+            self._make(now_ns)
+        return self._errors
+
+    def chance(self, error: float, prior: float, now_ns: int) -> float:
+        """Return the chance that the next error is no greater; `prior` is the chance before any."""
+        self.errors(now_ns)
+        seen = self._seen
+        return (bisect_right(seen, error) + PRIOR_WEIGHT * prior) / (len(seen) + PRIOR_WEIGHT)
+
+    def _make(self, now_ns: int) -> None:
+        pairs = self._pairs
+        while pairs and now_ns - pairs[0][0] > EXPIRE_NS:
+            pairs.popleft()
+        errors = [error for _, error in pairs]
+        middle = sorted(errors)[len(errors) // 2] if errors else 0.0
+        for said_ns, reference in self._open.values():
+            error = math.log(max(now_ns - said_ns, 1) / reference)
+            if error > middle + OVERDUE:
+                errors.append(error + LONGER)
+            elif error > middle:  # those younger than usual say nothing yet
+                errors.append(error)
+        self._seen = sorted(errors)
+        kept = round(len(PRIOR) * max(0.0, 1.0 - len(errors) / PRIOR_FADES))
+        if kept:
+            step = len(PRIOR) / kept
+            errors += [PRIOR[int((number + 0.5) * step)] for number in range(kept)]
+        self._errors = sorted(errors)
+        self._num_new, self._made_ns = 0, now_ns
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """Return the value that this share of the ordered values does not exceed, interpolated.
+
+    The n values divide the line into n + 1 parts that are equally likely for the next one.
+    """
+    place = share * (len(ordered) + 1) - 1
+    low = min(max(math.floor(place), 0), len(ordered) - 1)
+    high = min(low + 1, len(ordered) - 1)
+    part = min(max(place - low, 0.0), 1.0)
+    return ordered[low] + part * (ordered[high] - ordered[low])
+
+
+class Experience:
+    """The bands of all kinds of forecasts, and whose outcomes are still awaited.
+
+    A kind is a tier and a basis. Each has two bands: errors against the forecast, and against the
+    target, for where what was said is no measure (it is on time, or it is passed over).
+    """
+
+    __slots__ = ("_bands", "_num_outcomes", "_open")
+
+    def __init__(self) -> None:
+        self._bands: dict[tuple[str, str], tuple[Band, Band]] = {}
+        self._open: dict[str, tuple[tuple[str, str], int]] = {}  # kind, and since when
+        self._num_outcomes: Counter[str] = Counter()
+
+    def bands(self, tier: str, basis: str) -> tuple[Band, Band]:
+        """Return a kind's errors against the forecast, and against the target."""
+        found = self._bands.get((tier, basis))
+        if found is None:
+            found = self._bands[tier, basis] = (Band(), Band())
+        return found
+
+    def num_outcomes(self, tier: str) -> int:
+        """Return how many outcomes of a tier were seen."""
+        return self._num_outcomes[tier]
+
+    def expect(
+        self, name: str, kind: tuple[str, str], raw_ns: float, target_ns: float, now_ns: int
+    ) -> None:
+        """A forecast was made, and its outcome will be told: `first_token` or `forget`."""
+        if len(self._open) >= MOST_OPEN:
+            self.forget(next(iter(self._open)))
+        by_raw, by_target = self.bands(*kind)
+        by_raw.said(name, raw_ns, now_ns)
+        by_target.said(name, target_ns, now_ns)
+        self._open[name] = (kind, now_ns)
+
+    def first_token(self, name: str, now_ns: int) -> None:
+        """An outcome; one that nobody waits for is ignored."""
+        kind, said_ns = self._open.pop(name, (None, 0))
+        if kind is not None:
+            self._num_outcomes[kind[0]] += 1
+            for band in self.bands(*kind):
+                band.saw(name, now_ns - said_ns, now_ns)
+
+    def forget(self, name: str) -> None:
+        """It left without a first token, or nobody will tell."""
+        kind, _ = self._open.pop(name, (None, 0))
+        if kind is not None:
+            for band in self.bands(*kind):
+                band.forget(name)
