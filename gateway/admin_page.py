@@ -84,7 +84,9 @@ copies lost</span>. Streams are ahead by {{ "%.0f" | format(now.bank.ms) }} ms i
 {%- if now.recent.steps.mean_ms is not none %} of
 {{ "%.2f" | format(now.recent.steps.mean_ms) }} ms{% endif %}.
 {% if now.latency.factor is not none %}Latency profile {{ now.latency.profile }},
-corrected by {{ "%.2f" | format(now.latency.factor) }}.{% endif %}</p>
+corrected by {{ "%.2f" | format(now.latency.factor) }}
+{%- if now.latency.error_p50 is not none %}; predictions are off by
+{{ "%.1f" | format(now.latency.error_p50 * 100) }} % in the median{% endif %}.{% endif %}</p>
 {% endif %}
 {% endif %}
 

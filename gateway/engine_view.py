@@ -59,6 +59,8 @@ def engine_fields(
         "latency": {
             "profile": info.latency_profile or None,
             "factor": _rounded(now.latency_factor, 4),
+            "error_p50": _rounded(now.latency_error_p50, 4),
+            "error_p99": _rounded(now.latency_error_p99, 4),
         },
         "recent": None if recent is None else dict(recent),
     }

@@ -58,6 +58,7 @@ def observe(services: Services) -> None:
         return [] if now is None else [(now.preemptions_total, {})]
 
     observe_parking(services)
+    observe_latency(services)
     telemetry.observe(names.QUEUE_DEPTH, depth)
     telemetry.observe(names.QUEUE_PROMPT_TOKENS, lambda: [(admission.waiting_prompt_tokens, {})])
     telemetry.observe(names.OPEN_ANSWERS, lambda: [(len(services.live), {})])
@@ -105,3 +106,23 @@ def observe_parking(services: Services) -> None:
         (names.RECOMPUTED_TOKENS, lambda now: now.recomputed_tokens_total),
     ):
         telemetry.observe(name, total(read), monotonic=True)
+
+
+def observe_latency(services: Services) -> None:
+    """Register how well the engine knows what its steps take."""
+    telemetry, engine = services.telemetry, services.host.engine
+
+    def factor() -> list[tuple[float, dict[str, str]]]:
+        now = engine.snapshot
+        known = None if now is None else now.latency_factor
+        return [] if known is None else [(known, {})]
+
+    def errors() -> list[tuple[float, dict[str, str]]]:
+        now = engine.snapshot
+        if now is None:
+            return []
+        found = {"0.5": now.latency_error_p50, "0.99": now.latency_error_p99}
+        return [(e, {names.QUANTILE: name}) for name, e in found.items() if e is not None]
+
+    telemetry.observe(names.STEP_FACTOR, factor)
+    telemetry.observe(names.STEP_ERROR, errors)

@@ -22,6 +22,7 @@ PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
 ERROR_TYPE = "error.type"
 STATE = "tiergate.state"
+QUANTILE = "tiergate.quantile"
 
 # values
 PROVIDER_VALUE = "tiergate"
@@ -59,6 +60,8 @@ ENGINE_UP = "tiergate.engine.up"
 ENGINE_RESTARTS = "tiergate.engine.restarts"
 ENGINE_REQUESTS = "tiergate.engine.requests"  # by tiergate.state: waiting, running, parked
 ENGINE_PREEMPTIONS = "tiergate.engine.preemptions"
+STEP_FACTOR = "tiergate.engine.step_factor"
+STEP_ERROR = "tiergate.engine.step_error"  # by tiergate.quantile: 0.5, 0.99
 KV_BLOCKS = "tiergate.kv.blocks"  # by tiergate.state: used, free
 HOST_KV_BLOCKS = "tiergate.kv.host_blocks"  # by tiergate.state: used, free
 PARKS = "tiergate.kv.parks"
@@ -114,6 +117,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         ENGINE_RESTARTS: "Times another engine took over.",
         ENGINE_REQUESTS: "Requests in the engine by state.",
         ENGINE_PREEMPTIONS: "Requests that had to give up their KV blocks.",
+        STEP_FACTOR: "Time of steps as learnt, over what the latency profile says of them.",
+        STEP_ERROR: "How far predictions of the last 500 steps were off, as a share of their time.",
         KV_BLOCKS: "Blocks of the KV cache by state.",
         HOST_KV_BLOCKS: "Blocks for parked contexts in the host's memory, by state.",
         PARKS: "Contexts carried to the host to make room.",

@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.clock import NS_PER_MS, NS_PER_S, MonotonicClock, utc_now
-from engine.core.latency_fit import PRICES
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import LatencyProfile, dump_profile, load_profile
 from engine.core.request import FinishReason, RequestOrder, SamplingParams
 from engine.core.stats import RequestStats
+from engine.core.step_features import PRICES
 from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter

@@ -202,7 +202,7 @@ class EngineCore:
         """Return the present as a value; cheap enough for every step."""
         scheduler = self._scheduler
         queues, kv = scheduler.queues, scheduler.kv
-        copies, bank = kv.copies, self._bank
+        copies, bank, model = kv.copies, self._bank, scheduler.model
         bank.read(itertools.chain(queues.decoding.values(), queues.parked.values()), now_ns)
         return Snapshot(
             step=scheduler.step,
@@ -236,7 +236,9 @@ class EngineCore:
             bank_ms=bank.total_ms,
             least_bank_ms=bank.least_ms,
             parked_by_tier=tuple(sorted(queues.parked_by_tier.items())),
-            latency_factor=None if scheduler.model is None else scheduler.model.factor,
+            latency_factor=None if model is None else model.factor,
+            latency_error_p50=None if model is None else model.errors.quantile(0.50),
+            latency_error_p99=None if model is None else model.errors.quantile(0.99),
             load=self._load.read(now_ns, draining=self._draining),
         )
 

@@ -17,20 +17,9 @@ from typing import Any
 
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import LatencyProfile
+from engine.core.step_features import PRICES, Held, features
 
 REGIMES = ("decode", "prefill", "mixed")
-PRICES = (
-    "base_ns",
-    "token_ns",
-    "tile_ns",
-    "knee_token_ns",
-    "decode_kv_ns",
-    "mixed_kv_factor",
-    "pair_ns",
-    "prompt_kv_ns",
-    "prompt_ns",
-    "row_ns",
-)
 # A sweep tells the prices apart; traffic tells what they are where it matters: a prompt that comes
 # to an idle engine finds everything cold and takes a third longer than the sweep's.
 SERVICE_SHARE = 0.5
@@ -62,6 +51,18 @@ class Observation:
             return "decode"
         return "mixed" if self.num_decodes else "prefill"
 
+    @property
+    def held(self) -> Held:
+        """What the step held."""
+        return Held(
+            self.num_tokens,
+            self.num_decodes + self.num_prefills,
+            self.num_prefills,
+            self.kv_tokens,
+            self.pairs,
+            self.prompt_kv,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FitError:
@@ -83,14 +84,7 @@ class FitError:
 
 def predicted_ns(profile: LatencyProfile, seen: Observation) -> float:
     """Return what the profile says that a step takes."""
-    return LatencyModel(profile).held_ns(
-        seen.num_tokens,
-        seen.num_decodes + seen.num_prefills,
-        seen.num_prefills,
-        seen.kv_tokens,
-        seen.pairs,
-        seen.prompt_kv,
-    )
+    return LatencyModel(profile).held_ns(*seen.held)
 
 
 def fit_errors(profile: LatencyProfile, observations: Iterable[Observation]) -> dict[str, FitError]:
@@ -150,7 +144,7 @@ def _fit_one(
     tile_tokens: int,
 ) -> tuple[float, LatencyProfile]:
     """Return the weighted square error, and the profile, of one choice of knee and tile."""
-    rows = [_features(seen, knee, tile_tokens) for seen in observations]
+    rows = [features(seen.held, knee or None, tile_tokens or None) for seen in observations]
     scale = [weight / seen.ns for weight, seen in zip(weights, observations, strict=True)]
     prices = non_negative_least_squares(
         [
@@ -174,22 +168,6 @@ def _fit_one(
     for seen, weight in zip(observations, weights, strict=True):
         square += (weight * (predicted_ns(profile, seen) / seen.ns - 1)) ** 2
     return square, profile
-
-
-def _features(seen: Observation, knee: int, tile_tokens: int) -> list[float]:
-    """Return what each of PRICES is multiplied with; the factor begins as an extra price."""
-    return [
-        1.0,
-        seen.num_tokens,
-        float(math.ceil(seen.num_tokens / tile_tokens)) if tile_tokens else 0.0,
-        max(0.0, seen.num_tokens - knee) if knee else 0.0,
-        seen.kv_tokens,
-        seen.kv_tokens if seen.num_prefills else 0.0,
-        seen.pairs,
-        seen.prompt_kv,
-        float(seen.num_prefills > 0),
-        seen.num_decodes + seen.num_prefills,
-    ]
 
 
 def _weights(observations: Sequence[Observation]) -> list[float]:

@@ -1,31 +1,97 @@
 """How long a step will take, before it runs, and what it costs to move or recompute a context.
 
 It knows a profile and what a step holds, and no policy. The scheduler adds a step up piece by
-piece with a `StepCost`; the simulator's executor adds the same step up from its batch. Between
-prediction and measurement stands one factor, learnt from every step that ran.
+piece with a `StepCost`; the simulator's executor adds the same step up from its batch. Every step
+that ran corrects it (latency_learning.py): the prices of the profile's form, and above them two
+levels, one of steps with a prompt and one of steps without, by which the device is slower than its
+prices at present. Prices of the link are the profile's: copies go on beside steps, and nobody
+times them.
 """
 
 from __future__ import annotations
 
 import math
+from operator import mul
 
 from engine.core.batch import Batch
+from engine.core.latency_learning import Level, PriceLearner
 from engine.core.latency_profile import LatencyProfile
+from engine.core.step_errors import RecentErrors
+from engine.core.step_features import Held, features, knee_of, prices_of, tile_of
 
-# A step's measurement moves the factor by this share; single outliers count at most twofold.
-LEARNING_RATE = 0.02
-MOST_OUT = 2.0
-FACTOR_RANGE = (0.05, 20.0)
+FACTOR_RANGE = (0.001, 1000.0)  # by what a profile may be wrong; a time beyond it counts as that
+OTHERS_SHARE = 0.5  # of what one level learns, the other learns too
+SCALE_RATE = 0.05
+EXACT = 1e-6  # errors below are those of rounding to nanoseconds, and teach nothing
 
 
 class LatencyModel:
-    """Predicts times from a profile, scaled to what was measured (factor 1 = the profile)."""
+    """Predicts times from a profile, corrected by what was measured."""
 
-    __slots__ = ("factor", "profile")
+    __slots__ = (
+        "_alone",
+        "_alone_prices",
+        "_beside_prompt",
+        "_knee",
+        "_known",
+        "_learner",
+        "_lesson",
+        "_prompt_prices",
+        "_scale",
+        "_tile",
+        "errors",
+        "profile",
+    )
 
     def __init__(self, profile: LatencyProfile) -> None:
         self.profile = profile
-        self.factor = 1.0
+        self.errors = RecentErrors()
+        self._knee, self._tile = knee_of(profile), tile_of(profile)
+        self._known = prices_of(profile)
+        self._learner = PriceLearner(self._known)
+        self._alone, self._beside_prompt = Level(), Level()
+        self._scale = 1.0  # of the prices, over the profile's, in recent steps
+        self._lesson: tuple[list[float], float, float, float] | None = None
+        self._publish()
+
+    def _publish(self) -> None:
+        """Put levels and prices together, for the many questions until the next lesson."""
+        base, token, tile, knee_token, kv, mixed_kv, pair, prompt_kv, prompt, row = (
+            self._learner.prices
+        )
+        tile_tokens, knee, floor = self._tile or 1, self._knee or 0, self.profile.floor_ns
+        now = self._alone.value
+        self._alone_prices = (
+            (now * base, now * (token + row), now * kv, now * floor),
+            (now * tile, tile_tokens, now * knee_token, knee),
+        )
+        now = self._beside_prompt.value
+        self._prompt_prices = (
+            (now * (base + prompt), now * token, now * row, now * (kv + mixed_kv), now * floor),
+            (now * tile, tile_tokens, now * knee_token, knee),
+            (now * pair, now * prompt_kv),
+        )
+
+    @property
+    def factor(self) -> float:
+        """How many times as long as in the profile recent steps take by what was learnt.
+
+        It may be set where that is known: every step then takes so many times what it would.
+        """
+        return self._scale * math.sqrt(self._alone.value * self._beside_prompt.value)
+
+    @factor.setter
+    def factor(self, value: float) -> None:
+        for level in (self._alone, self._beside_prompt):
+            level.set(value / self._scale)
+        self._publish()
+
+    @property
+    def fixed_ns(self) -> float:
+        """What a full step costs without its tokens: the base less what the knee makes free."""
+        base_ns, _, _, knee_token_ns, *_ = self._learner.prices
+        fixed_ns = base_ns - knee_token_ns * (self._knee or 0)
+        return self._beside_prompt.value * max(0.0, fixed_ns)
 
     def step_ns(self, batch: Batch) -> int:
         """Return how long this batch computes; copies go on beside it and cost it nothing."""
@@ -44,22 +110,22 @@ class LatencyModel:
         """
         p = self.profile
         per_token = p.link_in_ns_per_token if is_return else p.link_out_ns_per_token
-        return self.factor * (p.link_ns + per_token * num_tokens)
+        return p.link_ns + per_token * num_tokens
 
     def prefill_ns(self, start: int, num_tokens: int) -> float:
         """Return what these prompt tokens add to steps that are full anyway: no base, no floor."""
-        p = self.profile
-        per_token = p.token_ns + p.knee_token_ns + p.tile_ns / p.tile_tokens
         pairs = num_tokens * (start + num_tokens / 2)
-        return self.factor * (per_token * num_tokens + p.pair_ns * pairs)
+        return self._token_ns() * num_tokens + self._prompt_prices[2][0] * pairs
 
     def decode_ns(self, num_cached: float) -> float:
         """Return what one more decode adds to a full, mixed step."""
-        p = self.profile
-        per_token = p.token_ns + p.knee_token_ns + p.tile_ns / p.tile_tokens
-        return self.factor * (
-            per_token + p.row_ns + p.decode_kv_ns * p.mixed_kv_factor * num_cached
-        )
+        _, _, row_ns, kv_ns, _ = self._prompt_prices[0]
+        return self._token_ns() + row_ns + kv_ns * num_cached
+
+    def _token_ns(self) -> float:
+        """Return what one more token adds past the knee, tiles smoothed out."""
+        tile_ns, tile_tokens, knee_token_ns, _ = self._prompt_prices[1]
+        return self._prompt_prices[0][1] + knee_token_ns + tile_ns / tile_tokens
 
     def park_ns(self, num_tokens: int) -> float:
         """Return the link's time to carry a context of that many tokens to the host and back."""
@@ -68,18 +134,47 @@ class LatencyModel:
 
     def return_ns(self, num_tokens: int) -> float:
         """Return the link's time to carry a context of that many tokens back to the device."""
-        return self.factor * (self.profile.link_ns + self.profile.link_in_ns_per_token * num_tokens)
+        return self.profile.link_ns + self.profile.link_in_ns_per_token * num_tokens
 
-    def learn(self, predicted_ns: float, elapsed_ns: float) -> None:
-        """A step was predicted and measured: move the factor a little towards the truth.
+    def learn(self, held: Held, predicted_ns: float, elapsed_ns: float) -> None:
+        """A step that held this was predicted and measured: correct the levels.
 
-        Times that cannot be (nothing, negative, infinite, not a number) teach nothing.
+        The prices follow with `settle`, which takes longer: nobody waits for it. Times that cannot
+        be (nothing, negative, infinite, not a number) teach nothing.
         """
         if not (0 < predicted_ns < math.inf and 0 < elapsed_ns < math.inf):
             return
-        ratio = min(max(elapsed_ns / predicted_ns, 1 / MOST_OUT), MOST_OUT)
-        factor = self.factor * (1 + LEARNING_RATE * (ratio - 1))
-        self.factor = min(max(factor, FACTOR_RANGE[0]), FACTOR_RANGE[1])
+        ratio = predicted_ns / elapsed_ns
+        self.errors.add(abs(ratio - 1.0))
+        if abs(ratio - 1.0) < EXACT:
+            return
+        row = features(held, self._knee, self._tile)
+        floor_ns = self.profile.floor_ns
+        prices_ns = sum(map(mul, row, self._learner.prices))
+        told_ns, known_ns = max(prices_ns, floor_ns), max(sum(map(mul, row, self._known)), floor_ns)
+        if not (0 < known_ns < math.inf and 0 < told_ns < math.inf):
+            return
+        least, most = FACTOR_RANGE
+        elapsed_ns = min(max(elapsed_ns, least * known_ns), most * known_ns)
+        level, other = self._alone, self._beside_prompt
+        if held.num_prefills:
+            level, other = other, level
+        before, stood = level.log, level.logs.copy()
+        log_ratio = math.log(elapsed_ns / told_ns)
+        bound = level.learn(log_ratio)
+        other.follow(level, stood, OTHERS_SHARE)
+        self._publish()
+        self._scale += SCALE_RATE * (told_ns / known_ns - self._scale)
+        if prices_ns == told_ns:  # else it is the floor, and no price shows
+            error = min(max(log_ratio - before, -2 * bound), 2 * bound)
+            self._lesson = (row, prices_ns, math.exp(before + error), level.log)
+
+    def settle(self) -> None:
+        """Correct the prices by what the last step taught."""
+        if self._lesson is not None:
+            self._learner.learn(*self._lesson)
+            self._lesson = None
+            self._publish()
 
     def held_ns(
         self,
@@ -90,21 +185,42 @@ class LatencyModel:
         pairs: float,
         prompt_kv: float,
     ) -> float:
-        """Return the time of a step that holds just this (see `StepCost`); 0 for an empty one."""
+        """Return the time of a step that holds just this (see `StepCost`); 0 for an empty one.
+
+        No prompt makes a step cheaper, whatever the two levels are.
+        """
         if not num_rows:
             return 0.0
-        p = self.profile
-        linear = p.base_ns + p.token_ns * num_tokens
-        if p.tile_ns:
-            linear += p.tile_ns * -(-num_tokens // p.tile_tokens)
-        if num_tokens > p.knee_tokens:
-            linear += p.knee_token_ns * (num_tokens - p.knee_tokens)
-        decode_kv_ns = p.decode_kv_ns
-        if num_prefills:
-            decode_kv_ns *= p.mixed_kv_factor
-            linear += p.prompt_ns + p.pair_ns * pairs + p.prompt_kv_ns * prompt_kv
-        total = linear + decode_kv_ns * kv_tokens + p.row_ns * num_rows
-        return self.factor * (total if total > p.floor_ns else p.floor_ns)
+        if not num_prefills:
+            return self.decodes_ns(num_rows, kv_tokens)
+        whole_ns = self.prompts_ns(num_tokens, num_rows, kv_tokens, pairs, prompt_kv)
+        if num_rows > num_prefills and self._alone.value > self._beside_prompt.value:
+            return max(whole_ns, self.decodes_ns(num_rows - num_prefills, kv_tokens))
+        return whole_ns
+
+    def decodes_ns(self, num_rows: float, kv_tokens: float) -> float:
+        """Return the time of a step of so many decodes that read `kv_tokens` in all."""
+        (base, each, kv, floor), (tile, tile_tokens, knee_token, knee) = self._alone_prices
+        total = base + each * num_rows + kv * kv_tokens
+        if tile:
+            total += tile * -(-num_rows // tile_tokens)
+        if knee_token and num_rows > knee:
+            total += knee_token * (num_rows - knee)
+        return total if total > floor else floor
+
+    def prompts_ns(
+        self, num_tokens: float, num_rows: float, kv_tokens: float, pairs: float, prompt_kv: float
+    ) -> float:
+        """Return the time of a step that holds a prompt; see `StepCost`."""
+        (base, token, row, kv, floor), steps, (pair, cached) = self._prompt_prices
+        tile, tile_tokens, knee_token, knee = steps
+        total = base + token * num_tokens + row * num_rows + kv * kv_tokens
+        if tile:
+            total += tile * -(-num_tokens // tile_tokens)
+        if knee_token and num_tokens > knee:
+            total += knee_token * (num_tokens - knee)
+        total += pair * pairs + cached * prompt_kv
+        return total if total > floor else floor
 
 
 class StepCost:
@@ -148,6 +264,18 @@ class StepCost:
         self.prompt_kv += sign * start
 
     @property
+    def held(self) -> Held:
+        """What the step holds, as a value."""
+        return Held(
+            self.num_tokens,
+            self.num_rows,
+            self.num_prefills,
+            self.kv_tokens,
+            self.pairs,
+            self.prompt_kv,
+        )
+
+    @property
     def total_ns(self) -> float:
         """The time of a step that holds just this; 0 for an empty one, or without a model."""
         if self._model is None:
@@ -165,16 +293,17 @@ class StepCost:
         """Return the most prompt tokens behind `start` with which the step stays within limit."""
         if most <= 0 or self._model is None:
             return max(most, 0)
-        held_ns, num_tokens, pairs = self._model.held_ns, self.num_tokens, self.pairs
-        num_rows, num_prefills = self.num_rows + 1, self.num_prefills + 1
-        kv_tokens, prompt_kv = self.kv_tokens, self.prompt_kv + start
+        prompts_ns, num_tokens, pairs = self._model.prompts_ns, self.num_tokens, self.pairs
+        num_rows, kv_tokens, prompt_kv = self.num_rows + 1, self.kv_tokens, self.prompt_kv + start
+        num_decodes = self.num_rows - self.num_prefills
+        if num_decodes and self._model.decodes_ns(num_decodes, kv_tokens) > limit_ns:
+            return 0
         low, high = 0, most + 1  # low fits (or is nothing), high does not (or is too many)
         middle = most
         while high - low > 1:
-            with_it_ns = held_ns(
+            with_it_ns = prompts_ns(
                 num_tokens + middle,
                 num_rows,
-                num_prefills,
                 kv_tokens,
                 pairs + middle * (start + middle / 2),
                 prompt_kv,

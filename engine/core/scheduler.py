@@ -65,7 +65,7 @@ class Scheduler:
         self._dispatched_requests: list[Request] = []
         self.predicted_ns = 0  # what the dispatched step should take
         self._began_ns: int | None = None  # of the last step, where the next follows at once
-        self._lesson: tuple[int, int] | None = None  # what a step should have taken, and took
+        self._held = self.planner.cost.held  # by the dispatched step
 
     # Coming and going
 
@@ -171,20 +171,20 @@ class Scheduler:
             self.log.rethought(news, now_ns)
         moves = self.planner.moves
         self.dispatched = Batch(self.step, tuple(chunks), tuple(moves.parks), tuple(moves.returns))
-        self.predicted_ns = int(self.planner.cost.total_ns)
+        self.predicted_ns, self._held = int(self.planner.cost.total_ns), self.planner.cost.held
         self._began_ns = now_ns if chunks else None
         return self.dispatched
 
     def _time_last_step(self, now_ns: int) -> None:
-        """Note what the last step took, from batch to batch as profiles count it.
+        """Learn what the last step took, from batch to batch as profiles count it.
 
         What the loop does between steps is in it; where the engine may have idled nobody knows.
-        Copies beside a step cost it nothing, or are what steps cost. Learnt with the next result:
-        ranks must not move while a step is planned.
+        Copies beside a step cost it nothing, or are what steps cost. Learnt before anything is
+        planned: ranks must not move while a step is planned.
         """
         began_ns, self._began_ns = self._began_ns, None
-        if began_ns is not None and self._live:
-            self._lesson = (self.predicted_ns, now_ns - began_ns)
+        if began_ns is not None and self._live and self.model is not None:
+            self.model.learn(self._held, self.predicted_ns, now_ns - began_ns)
 
     def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take a step's result in: counters, tokens, ends, copies that are over.
@@ -196,9 +196,8 @@ class Scheduler:
         assert result.step == batch.step, f"result of step {result.step} for {batch.step}"
         assert [t.request_id for t in result.tokens] == sampling, "one token per sampling chunk"
         requests = self._take_back(batch)
-        if self._lesson is not None and self.model is not None:
-            self.model.learn(*self._lesson)
-        self._lesson = None
+        if self.model is not None:
+            self.model.settle()
         events = []
         tokens = iter(result.tokens)
         for chunk, request in zip(batch.chunks, requests, strict=True):
@@ -228,7 +227,7 @@ class Scheduler:
         That holds for whoever is being carried as well (law L33): a return that were tried again
         and again would take everybody in its steps with it.
         """
-        self._began_ns = self._lesson = None
+        self._began_ns = None
         return self._start_over([*self._take_back(batch), *self._lose_copies()], now_ns, detail)
 
     def _end_copies(self, result: StepResult, now_ns: int) -> list[TokenEvent]:

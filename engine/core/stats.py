@@ -85,7 +85,8 @@ class Snapshot:
     `parked` are on the host or on their way there or back; `leaving` and `returning` of them are on
     the way. `bank_ms` is by how much the tokens of running and parked streams are early, summed up,
     `least_bank_ms` the least of them (negative: late), None without any; at most 250 ms old.
-    `latency_factor` is by what the latency model has learnt to correct its profile.
+    `latency_factor` is by what the latency model has learnt to correct its profile, and
+    `latency_error_p50` and `latency_error_p99` how far it was off in its last steps, as a share.
     """
 
     step: int
@@ -120,6 +121,8 @@ class Snapshot:
     least_bank_ms: float | None = None
     parked_by_tier: tuple[tuple[str, int], ...] = ()
     latency_factor: float | None = None
+    latency_error_p50: float | None = None
+    latency_error_p99: float | None = None
     load: EngineLoad | None = None  # at most a fraction of a second old
 
     @property

@@ -48,7 +48,8 @@ class PointSpec:
     context window, `lengths` says how the trace's requests are shortened, and
     `max_output_tokens` replaces the trace's own cap (its longest answer, up to the next
     power of two). `host_format` is how the host keeps parked contexts, "raw" or "int8". Without
-    `horizon_s` the run goes on until everyone has ended.
+    `horizon_s` the run goes on until everyone has ended. `believed_profile` is what the scheduler
+    takes the device for at first, where that is not `profile`.
     """
 
     trace: str
@@ -72,6 +73,7 @@ class PointSpec:
     check_laws: bool = False
     horizon_s: float | None = None
     lengths: Lengths = AS_RECORDED
+    believed_profile: str = ""
 
 
 def workload_of(spec: PointSpec, rows: Sequence[TraceRow]) -> Workload:
@@ -109,7 +111,10 @@ class Scene:
 
     def core(self, observer: Observer | None = None) -> EngineCore:
         """Return a new core; it corrects its own latency model by what it measures."""
-        spec, model = self.spec, LatencyModel(self.profile)
+        spec, believed = self.spec, self.profile
+        if spec.believed_profile:
+            believed = load_profile(spec.believed_profile).with_host_format(spec.host_format)
+        model = LatencyModel(believed)
         return EngineCore(
             self.capacity,
             make_policy(spec.policy, spec.policy_options, model),

@@ -144,6 +144,7 @@ class Witness:
         """Look at who waits and who runs."""
         self.moves.clear()
         self._fills.clear()
+        self._scheduler._time_last_step(now_ns)  # what is learnt moves ranks, before any is asked
         view = self._planner.view(now_ns)
         waiting = list(self._queues.waiting)
         self._was_waiting = {r.id for r in waiting}

@@ -61,8 +61,16 @@ async def test_a_parked_request_is_seen_wherever_its_context_is(tmp_path: Path, 
             assert (swap["tokens_in_total"], swap["lost_copies_total"]) == (0, 0)
             assert shown["policy"] == {"name": "fastserve", "options": {"starvation_s": 1e6}}
             assert shown["latency"]["profile"] == "builtin-cpu"
-            assert shown["latency"]["factor"] > 0
+            latency = shown["latency"]
+            assert latency["factor"] > 0
+            assert 0 <= latency["error_p50"] <= latency["error_p99"]
             read = await samples(door)
+            shares = ("0.5", "0.99")
+            errors = [
+                value(read, "tiergate_engine_step_error", tiergate_quantile=s) for s in shares
+            ]
+            assert 0 <= errors[0] <= errors[1]
+            assert value(read, "tiergate_engine_step_factor") > 0
             assert value(read, "tiergate_kv_parks_total") == 1
             assert value(read, "tiergate_kv_lost_copies_total") == 0
             copied = value(read, "tiergate_kv_copied_tokens_total", tiergate_state="out")

@@ -263,8 +263,7 @@ class Hybrid(SchedulingPolicy):
     def _prompt_speed(self, view: View) -> float:
         """Return the share of a full step that decodes leave to prompts, as paced now."""
         model, step_ns = self._model, self._step_ns
-        profile = model.profile
-        used = model.factor * (profile.base_ns - profile.knee_token_ns * profile.knee_tokens)
+        used = model.fixed_ns
         contexts: dict[int, list[int]] = {}  # by the gap promised
         for request in view.decoding:
             contexts.setdefault(request.order.slo.tbt_ns, []).append(request.num_computed)
