@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,16 @@ class LearnedPredictor:
         """Nothing is to be learned from this one: it was refused, or its client left."""
         with self._lock:
             self._open.pop(request_id, None)
+
+    def teach(self, examples: Iterable[tuple[Question, int]]) -> None:
+        """Learn from questions and the lengths of their answers, before anybody is served.
+
+        Only where it learns at once; a length of `max_tokens` or more is one that was cut.
+        """
+        for question, length in examples:
+            asked = self._learner.ask(question)
+            self._learner.learn([Ended(asked, length, length < question.max_tokens)])
+        self._learner.fit_all()
 
     def learn_now(self) -> None:
         """Where it learns at once: from all that ended, fits included."""

@@ -11,6 +11,7 @@ replaced as a whole; whatever is not such a file is set aside under another name
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,8 +30,9 @@ from engine.learning.scopes import MOST_TENANTS, Sharing
 MAGIC = b"tiergate lengths\n"
 VERSION = 1
 SUFFIX = ".lengths"
-MOST_BYTES = 200_000_000  # a longer file is none of ours
+MOST_BYTES = 64_000_000  # a longer file is none of ours
 MOST_ASIDE = 3  # bad files kept, the oldest is written over
+STALE_S = 3600.0  # age of half-written files that nobody is writing any more
 MOST_MODELS = 8  # files of other models kept
 
 
@@ -90,16 +92,21 @@ def save(folder: Path, fingerprint: str, content: bytes) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = file_of(folder, fingerprint)
-    half = path.with_suffix(".part")
+    half = path.with_suffix(f".part{os.getpid()}")  # several workers may keep one folder
     try:
         with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        written_s = half.stat().st_mtime
         half.replace(path)
     except OSError:
         half.unlink(missing_ok=True)
         raise
+    for left in folder.glob("*.part*"):  # by someone who was killed while he wrote
+        with contextlib.suppress(OSError):
+            if written_s - left.stat().st_mtime > STALE_S:
+                left.unlink()
     others = sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime_ns, p.name))
     for old in [p for p in others if p != path][: max(0, len(others) - MOST_MODELS)]:
         old.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.executor import Capacity
 from engine.core.latency_model import LatencyModel
 from engine.core.latency_profile import RAW, LatencyProfile, load_profile
+from engine.core.length_predictor import LengthPredictor
 from engine.core.policies import make_policy
 from engine.core.stats import Observer
 from engine.sim.executor import SimulatedExecutor
@@ -23,7 +24,7 @@ from engine.sim.faults import NO_FAULTS, CopyFaults, Faults, StepFaults, draw_ab
 from engine.sim.laws import LawWatch
 from engine.sim.lengths import AS_RECORDED, Lengths
 from engine.sim.orders import OrderMaker, output_cap
-from engine.sim.predictors import make_predictor
+from engine.sim.predictors import PredictorError, make_predictor
 from engine.sim.records import Journal, RequestRecord
 from engine.sim.simulator import Core, Simulator
 from engine.sim.summary import StepTotals, summarize
@@ -105,7 +106,8 @@ class Scene:
         self.spec = spec
         self.profile = load_profile(spec.profile).with_host_format(spec.host_format)
         self.capacity = _capacity(spec, self.profile)
-        self.max_output_tokens = spec.max_output_tokens or output_cap(spec.lengths.apply(rows))
+        self._rows = spec.lengths.apply(rows)
+        self.max_output_tokens = spec.max_output_tokens or output_cap(self._rows)
         self.workload = workload_of(spec, rows)
         self.lengths = {r.id: r.num_output_tokens for r in self.workload.requests}
 
@@ -122,7 +124,24 @@ class Scene:
             observer=observer,
             enable_prefix_cache=self.workload.has_prefixes,
             model=model,
-            predictor=make_predictor(spec.predictor, self.lengths, spec.seed),
+            predictor=make_predictor(spec.predictor, self.lengths, spec.seed, self._learned),
+        )
+
+    def _learned(self, num_warm: int) -> LengthPredictor:
+        """Return the predictor that learns while the run goes on."""
+        try:
+            from engine.sim.learned import make_learned
+        except ImportError as error:
+            raise PredictorError(
+                f"predictor learned: {error.name} is not installed (pip install 'tiergate[engine]')"
+            ) from error
+        return make_learned(
+            num_warm,
+            self._rows,
+            self.workload,
+            max_output_tokens=self.max_output_tokens,
+            tenants=self.spec.tenants,
+            seed=self.spec.seed,
         )
 
     def executor(self) -> SimulatedExecutor:

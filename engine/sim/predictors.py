@@ -10,7 +10,7 @@ import csv
 import math
 import random
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 
 from engine.core.length_predictor import HistoryPredictor, LengthPredictor
@@ -27,10 +27,16 @@ class PredictorError(ValueError):
     """The predictor is not one we know, or its file is no histogram; one sentence says so."""
 
 
-def make_predictor(text: str, lengths: Mapping[str, int], seed: int) -> LengthPredictor:
-    """Return `oracle`, `noisy:SIGMA`, `histogram:PATH`, `liar`, `constant:N` or `history`.
+def make_predictor(
+    text: str,
+    lengths: Mapping[str, int],
+    seed: int,
+    learned: Callable[[int], LengthPredictor] | None = None,
+) -> LengthPredictor:
+    """Return `oracle`, `noisy:SIGMA`, `histogram:PATH`, `liar`, `constant:N`, `history`, `learned`.
 
-    `lengths` are the true output lengths by request id. Raises PredictorError.
+    `lengths` are the true output lengths by request id; `learned` makes the predictor that learns,
+    of so many other requests first (`learned:N`). Raises PredictorError.
     """
     kind, _, argument = text.partition(":")
     if kind == "oracle" and not argument:
@@ -46,9 +52,14 @@ def make_predictor(text: str, lengths: Mapping[str, int], seed: int) -> LengthPr
         return ConstantPredictor(_positive(text, argument))
     if kind == "history" and not argument:
         return HistoryPredictor()
+    if kind == "learned" and learned is not None:
+        num_warm = _positive(text, argument) if argument else 0
+        if num_warm != int(num_warm):
+            raise PredictorError(f"predictor {text!r}: needs a whole number after the colon")
+        return learned(int(num_warm))
     raise PredictorError(
-        f"predictor {text!r}: must be oracle, noisy:SIGMA, histogram:PATH, liar, constant:N "
-        "or history"
+        f"predictor {text!r}: must be oracle, noisy:SIGMA, histogram:PATH, liar, constant:N, "
+        "history, learned or learned:N"
     )
 
 

@@ -64,6 +64,7 @@ class SimRequest:
     prefix_block_ids: tuple[int, ...] = ()
     previous_outputs: tuple[int, ...] = ()
     text: str = ""
+    row: int = -1  # of the trace, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def draw_workload(
     tenant_rng = random.Random(f"{seed}/tenants")
     total = sum(tier.share for tier in tiers)
     made = []
-    for number, (row, at_ns) in enumerate(zip(chosen, times, strict=True)):
+    for number, (place, at_ns) in enumerate(zip(chosen, times, strict=True)):
+        row = rows[place]
         tier = _pick_tier(tiers, tier_rng.random() * total)
         drawn = f"tenant-{tenant_rng.randrange(tenants)}"
         made.append(
@@ -115,6 +117,7 @@ def draw_workload(
                 prefix_block_ids=row.prefix_block_ids,
                 previous_outputs=row.previous_outputs,
                 text=row.text,
+                row=place,
             )
         )
     return Workload(tuple(made), tuple(tiers))
@@ -130,14 +133,14 @@ def _pick_tier(tiers: Sequence[SimTier], coin: float) -> SimTier:
 
 def _choose(
     rows: Sequence[TraceRow], process: ArrivalProcess, count: int, rate: float, seed: int
-) -> tuple[list[TraceRow], list[int]]:
-    """Return the rows and their arrival times, in order of arrival."""
+) -> tuple[list[int], list[int]]:
+    """Return the places of the rows and their arrival times, in order of arrival."""
     row_rng, time_rng = random.Random(f"{seed}/rows"), random.Random(f"{seed}/arrivals")
     if process.kind != "trace":
         order = list(range(len(rows)))
         row_rng.shuffle(order)
         gaps = draw_gaps(process, count, time_rng)
-        chosen = [rows[order[i % len(order)]] for i in range(count)]
+        chosen = [order[i % len(order)] for i in range(count)]
         return chosen, times_from_gaps(gaps, rate)
     recorded = [row.arrival_s for row in rows if row.arrival_s is not None]
     if len(recorded) < len(rows):
@@ -148,8 +151,8 @@ def _choose(
     for i in range(start, start + count):
         lap, index = divmod(i, len(rows))
         jitter = time_rng.random() * process.jitter_s
-        timed.append((lap * lap_s + recorded[index] + jitter, i, rows[index]))
-    timed.sort(key=lambda item: item[:2])
+        timed.append((lap * lap_s + recorded[index] + jitter, i, index))
+    timed.sort()
     first_s = timed[0][0]
     times = scale_times([at_s - first_s for at_s, _, _ in timed], rate)
-    return [row for _, _, row in timed], times
+    return [index for _, _, index in timed], times

@@ -70,7 +70,8 @@ Predictor = Annotated[
     str | None,
     sim_flag(
         "predictor",
-        "Instead of --sigma: oracle, noisy:SIGMA, histogram:FILE, liar, constant:N or history.",
+        "Instead of --sigma: oracle, noisy:SIGMA, histogram:FILE, liar, constant:N, history, "
+        "learned or learned:N.",
         "KIND",
     ),
 ]
