@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.core.decision import RequestRecord
 from engine.core.request import RequestOrder
 from engine.core.stats import RequestStats, Snapshot, StepStats, TokenEvent
 
@@ -93,6 +94,13 @@ class EngineClient(Protocol):
         """End a request as STOP after its first `num_output_tokens` (a stop string was found).
 
         The stats of its last event then count that many tokens.
+        """
+        ...
+
+    async def explain(self, request_id: str) -> RequestRecord | None:
+        """Return what was decided about a request; None where this engine knows nothing of it.
+
+        Answered between two steps. Raises EngineUnavailable when no engine answers in time.
         """
         ...
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 
 from engine.core.clock import NS_PER_S, Clock, MonotonicClock
+from engine.core.decision import RequestRecord
 from engine.core.errors import EngineUnavailable
 from engine.core.request import RequestOrder
 from engine.core.stats import Snapshot
@@ -25,12 +26,14 @@ from engine.serving.messages import (
     Abort,
     ChannelClosed,
     Command,
+    Explained,
     Output,
     Shutdown,
     StepOutput,
     Stop,
     Submit,
 )
+from engine.serving.questions import OpenQuestions
 from engine.serving.streams import EventStream, StreamTable
 
 CLOSED = "engine closed"
@@ -88,6 +91,7 @@ class InProcessEngine:
         self._config = config
         self._clock = clock if clock is not None else MonotonicClock()
         self._streams = StreamTable(config.max_open_requests)
+        self._questions = OpenQuestions()
         self._inbox = QueueInbox()
         self._info: EngineInfo | None = None
         self._snapshot: Snapshot | None = None
@@ -131,6 +135,7 @@ class InProcessEngine:
             await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # what the thread handed over last is dispatched now
         self._streams.fail_all(CLOSED, self._clock.now_ns())
+        self._questions.fail_all(CLOSED)
         await asyncio.sleep(0)  # the finish listeners have run when this returns
 
     def submit(self, order: RequestOrder) -> EventStream:
@@ -154,6 +159,12 @@ class InProcessEngine:
         if request_id in self._streams:
             self._inbox.put(Stop(request_id, num_output_tokens))
 
+    async def explain(self, request_id: str) -> RequestRecord | None:
+        """See EngineClient."""
+        if not self._answers:
+            raise EngineUnavailable("the engine does not run")
+        return await self._questions.ask(request_id, self._inbox.put)
+
     def add_finish_listener(self, listener: FinishListener) -> None:
         """See EngineClient."""
         self._streams.add_finish_listener(listener)
@@ -175,8 +186,11 @@ class InProcessEngine:
         if isinstance(output, StepOutput):
             self._snapshot = output.snapshot
             self._streams.dispatch(output.events, output.stats)
+        elif isinstance(output, Explained):
+            self._questions.answer(output)
 
     def on_end(self) -> None:
         """The loop has ended: from here on nobody answers."""
         self._answers = False
         self._streams.fail_all(ENDED, self._clock.now_ns())
+        self._questions.fail_all(ENDED)

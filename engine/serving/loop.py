@@ -18,6 +18,8 @@ from engine.serving.messages import (
     Abort,
     ChannelClosed,
     Command,
+    Explain,
+    Explained,
     Failed,
     Output,
     Ping,
@@ -125,6 +127,8 @@ class EngineLoop:
                 events += self._core.stop(request_id, num_output_tokens, now_ns)
             case Ping(number):
                 self._outbox.send(Pong(number))
+            case Explain(number, request_id):
+                self._outbox.send(Explained(number, self._core.explain(request_id, now_ns)))
             case Shutdown():
                 return False
         return True

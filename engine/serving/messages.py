@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from engine.core.decision import RequestRecord
 from engine.core.errors import EngineError
 from engine.core.request import RequestOrder
 from engine.core.stats import Snapshot, StepStats, TokenEvent
@@ -55,7 +56,14 @@ class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Fail what is open, say so, and end."""
 
 
-Command = Submit | Abort | Stop | Ping | Shutdown
+class Explain(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Say what was decided about this request, in an answer with the same number."""
+
+    number: int
+    request_id: str
+
+
+Command = Submit | Abort | Stop | Ping | Shutdown | Explain
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -93,7 +101,14 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=4):
     loading: bool
 
 
-Output = Progress | Ready | StepOutput | Pong | Failed
+class Explained(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The answer to an Explain; None where the engine knows nothing of the request."""
+
+    number: int
+    record: RequestRecord | None
+
+
+Output = Progress | Ready | StepOutput | Pong | Failed | Explained
 
 T = TypeVar("T")
 

@@ -13,13 +13,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.core.clock import Clock, MonotonicClock
+from engine.core.decision import RequestRecord
 from engine.core.errors import EngineUnavailable
 from engine.core.request import RequestOrder
 from engine.core.stats import Snapshot
 from engine.serving.client import EngineInfo, FinishListener, StepListener
 from engine.serving.config import EngineConfig
 from engine.serving.cores import usable_cores
-from engine.serving.messages import Abort, Command, Progress, Ready, StepOutput, Stop, Submit
+from engine.serving.messages import (
+    Abort,
+    Command,
+    Explained,
+    Progress,
+    Ready,
+    StepOutput,
+    Stop,
+    Submit,
+)
+from engine.serving.questions import OpenQuestions
 from engine.serving.streams import EventStream, StreamTable
 from engine.serving.supervisor import Supervisor
 
@@ -76,6 +87,7 @@ class EngineProcess:
         self._clock = clock if clock is not None else MonotonicClock()
         self._progress = on_progress
         self._streams = StreamTable(config.max_open_requests)
+        self._questions = OpenQuestions()
         self._info: EngineInfo | None = None
         self._snapshot: Snapshot | None = None
         self._busy_since_ns: int | None = None
@@ -142,6 +154,10 @@ class EngineProcess:
         """See EngineClient."""
         self._tell(request_id, Stop(request_id, num_output_tokens))
 
+    async def explain(self, request_id: str) -> RequestRecord | None:
+        """See EngineClient."""
+        return await self._questions.ask(request_id, self._supervisor.send)
+
     def add_finish_listener(self, listener: FinishListener) -> None:
         """See EngineClient."""
         self._streams.add_finish_listener(listener)
@@ -168,6 +184,10 @@ class EngineProcess:
         if not self._streams:
             self._busy_since_ns = None
 
+    def on_explained(self, explained: Explained) -> None:
+        """Supervisor: an engine answered a question."""
+        self._questions.answer(explained)
+
     def on_progress(self, progress: Progress) -> None:
         """Supervisor: an engine is loading."""
         if self._progress is not None:
@@ -177,6 +197,7 @@ class EngineProcess:
         """Supervisor: the engine that was ready is gone."""
         detail = CLOSED if self._closing else RESTARTED
         self._streams.fail_all(detail, self._clock.now_ns())
+        self._questions.fail_all(detail)
         self._busy_since_ns = None
 
     def busy_since_ns(self) -> int | None:

@@ -17,6 +17,7 @@ from engine.core.errors import EngineUnavailable, ModelLoadError
 from engine.serving.config import EngineConfig
 from engine.serving.messages import (
     Command,
+    Explained,
     Failed,
     Output,
     Ping,
@@ -44,6 +45,10 @@ class Owner(Protocol):
 
     def on_step(self, output: StepOutput) -> None:
         """An engine finished a step."""
+        ...
+
+    def on_explained(self, explained: Explained) -> None:
+        """An engine answered a question."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
@@ -236,6 +241,8 @@ class Supervisor:
                 self._answers = True
                 self._owner.on_ready(output)
                 self._loaded.set()
+            case Explained():
+                self._owner.on_explained(output)
             case Failed():
                 self._failure = output
             case Pong():

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.batch import TopLogprob
+from engine.core.decision import Decision, DecisionKind, Reason, RequestRecord
+from engine.core.errors import RefusalReason
 from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
 from engine.core.prompt_plan import PromptOrder, PromptPlan
 from engine.core.request import FinishReason, RequestOrder, SamplingParams, Slo, TbtMode
@@ -22,6 +24,8 @@ from engine.serving.messages import (
     ChannelClosed,
     Codec,
     Command,
+    Explain,
+    Explained,
     Failed,
     Output,
     Ping,
@@ -121,6 +125,36 @@ KINDS = {
 }
 snapshots = st.builds(Snapshot, **{f.name: KINDS[str(f.type)] for f in fields(Snapshot)})
 infos = st.builds(EngineInfo, **{f.name: KINDS[str(f.type)] for f in fields(EngineInfo)})
+waits = st.lists(st.tuples(st.sampled_from(Reason), counts), max_size=3).map(tuple)
+decisions = st.builds(
+    Decision,
+    st.sampled_from(DecisionKind),
+    counts,
+    counts,
+    counts,
+    counts,
+    st.none() | st.sampled_from(Reason),
+    st.booleans(),
+    counts,
+    counts,
+    counts,
+    maybe_ns,
+    others=st.lists(st.tuples(ids, ids), max_size=3).map(tuple),
+    waits=waits,
+    first_waits=waits,
+    detail=ids,
+)
+RECORD_KINDS = KINDS | {
+    "int | None": maybe_ns,
+    "bool": st.booleans(),
+    "TbtMode": st.sampled_from(TbtMode),
+    "tuple[Decision, ...]": st.lists(decisions, max_size=4).map(tuple),
+    "RefusalReason | None": st.none() | st.sampled_from(RefusalReason),
+    "RequestStats | None": st.none() | request_stats,
+}
+records = st.builds(
+    RequestRecord, **{f.name: RECORD_KINDS[str(f.type)] for f in fields(RequestRecord)}
+)
 unhurried = settings(deadline=None, max_examples=60)
 
 commands = st.one_of(
@@ -129,6 +163,7 @@ commands = st.one_of(
     st.builds(Stop, ids, counts),
     st.builds(Ping, counts),
     st.just(Shutdown()),
+    st.builds(Explain, counts, ids),
 )
 outputs = st.one_of(
     st.builds(Progress, ids, numbers),
@@ -138,6 +173,7 @@ outputs = st.one_of(
     ),
     st.builds(Pong, counts),
     st.builds(Failed, ids, st.booleans()),
+    st.builds(Explained, counts, st.none() | records),
 )
 
 
