@@ -121,7 +121,7 @@ class Scope:
             return
         idf, near = model.ridge.idf, model.near
         made = np.stack([fold(grams, idf, model.places, model.signs) for grams, _ in new])
-        targets = np.array([log for _, log in new], np.float32)
+        targets = model.scale.score(np.array([log for _, log in new], np.float32))
         self.model = dataclasses.replace(
             model,
             near=Neighbours(
@@ -153,7 +153,7 @@ class Scope:
     @property
     def is_due(self) -> bool:
         """True where a fit would have enough new rows to look at."""
-        return self._fresh >= self._due
+        return self._fresh >= self._due and len(self.rows) >= FIRST_FIT
 
     def to_fit(self) -> list[Row]:
         """Return the rows to fit to, and count them as looked at.

@@ -1,0 +1,177 @@
+"""The thread that learns and the process that fits: begun, ended, and never in anyone's way."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from length_scenes import ask, serve
+
+from engine.core.clock import MonotonicClock, VirtualClock
+from engine.learning import background as background_module
+from engine.learning import fit_process, state
+from engine.learning.fit_process import FitFailed, FitProcess
+from engine.learning.learner import Learner
+from engine.learning.length_model import LengthModel
+from engine.learning.predictor import LearnedPredictor
+from engine.learning.rows import Row
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until it is so; a minute is far more than anything here takes."""
+    end = MonotonicClock().now_ns() + 60 * 10**9
+    while not condition():
+        assert MonotonicClock().now_ns() < end, "it never came"
+        time.sleep(0.02)
+
+
+def rows(count: int) -> list[Row]:
+    rng, learner = random.Random(0), Learner()
+    made = [ask(rng) for _ in range(count)]
+    return [Row(learner.ask(question).features, length) for question, length in made]
+
+
+def test_answers_become_a_model_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learned in the background, fitted in a process, saved at the end, and there again."""
+    monkeypatch.setattr(background_module, "BATCH_S", 0.01)
+    predictor = LearnedPredictor("m", folder=tmp_path)
+    predictor.start()
+    try:
+        serve(predictor, random.Random(0), 40)
+        wait_for(lambda: predictor.stats().fits == 1)
+        assert predictor.stats().models == 1
+    finally:
+        predictor.close()
+    assert not predictor.stats().is_fitting
+    again = LearnedPredictor("m", folder=tmp_path)
+    assert (again.stats().rows, again.stats().models) == (40, 1)
+    again.close()  # without a start: nothing to end
+
+
+def test_closing_learns_what_is_pending_and_gives_up_a_fit(tmp_path: Path) -> None:
+    """Nothing that was observed is lost, and no thread or process is left."""
+    before = set(threading.enumerate())
+    predictor = LearnedPredictor("m", folder=tmp_path)
+    predictor.start()
+    serve(predictor, random.Random(0), 40)
+    predictor.close()
+    assert set(threading.enumerate()) == before
+    known = state.load(tmp_path, "m", "tenant")
+    assert known is not None
+    assert known.scopes.num_rows == 40
+
+
+def test_a_fit_in_a_process_is_the_fit_made_here() -> None:
+    """Equal rows give equal models, wherever they are fitted."""
+    made = rows(40)
+    fit = FitProcess(made, 0)
+    found: list[LengthModel] = []
+
+    def has_come() -> bool:
+        model = fit.poll(1)
+        if model is not None:
+            found.append(model)
+        return bool(found)
+
+    wait_for(has_come)
+    here = LengthModel.fit(made)
+    for row in made:
+        assert found[0].predict(row.features).middle == pytest.approx(
+            here.predict(row.features).middle, rel=1e-3
+        )
+
+
+def test_a_fit_that_fails_says_why_in_one_sentence() -> None:
+    """Too few rows: the process's own words."""
+    fit = FitProcess(rows(3), 0)
+
+    said: list[str] = []
+
+    def has_failed() -> bool:
+        try:
+            assert fit.poll(1) is None
+        except FitFailed as error:
+            said.append(str(error))
+        return bool(said)
+
+    wait_for(has_failed)
+    assert "too few" in said[0]
+
+
+def test_a_fit_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock that is handed in; whoever closes it twice does no harm."""
+    fit = FitProcess(rows(40), 0)
+    with pytest.raises(FitFailed, match="longer than"):
+        fit.poll(int((fit_process.MOST_SECONDS + 1) * 1e9))
+    fit.close()
+
+
+def test_a_failed_fit_is_told_once_and_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guessing goes on; no second try before its time."""
+
+    def refuse(rows: object, now_ns: int) -> FitProcess:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(background_module, "FitProcess", refuse)
+    monkeypatch.setattr(background_module, "BATCH_S", 0.01)
+    monkeypatch.setattr(background_module, "IDLE_S", 0.01)
+    predictor = LearnedPredictor("m", clock=VirtualClock())
+    predictor.start()
+    try:
+        with caplog.at_level(logging.WARNING):
+            serve(predictor, random.Random(0), 120)
+            wait_for(lambda: predictor.stats().learned == 120)
+            wait_for(lambda: predictor.stats().failed_fits == 1)
+        guess = predictor.predict("x", ask(random.Random(1))[0])
+        assert guess.middle >= 1
+    finally:
+        predictor.close()
+    assert [r.getMessage() for r in caplog.records] == [
+        "output lengths: no process for a fit: no more processes; guessing goes on with what is "
+        "known"
+    ]
+
+
+def test_more_than_can_be_learned_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that nobody empties stays bounded."""
+    monkeypatch.setattr(background_module, "MOST_PENDING", 30)
+    predictor = LearnedPredictor("m")
+    serve(predictor, random.Random(0), 50)
+    assert predictor.stats().forgotten == 20
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "taken").write_text("")
+    with caplog.at_level(logging.WARNING):
+        predictor = LearnedPredictor("m", folder=tmp_path / "taken" / "lengths")
+        predictor.start()
+        serve(predictor, random.Random(0), 5)
+        predictor.close()
+    assert any("cannot be saved" in r.getMessage() for r in caplog.records)
+
+
+def test_it_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only at the end: a gateway that is killed keeps most of what it learned."""
+    monkeypatch.setattr(background_module, "BATCH_S", 0.01)
+    monkeypatch.setattr(background_module, "IDLE_S", 0.01)
+    clock = VirtualClock()
+    predictor = LearnedPredictor("m", folder=tmp_path, clock=clock)
+    predictor.start()
+    try:
+        serve(predictor, random.Random(0), 5)
+        wait_for(lambda: predictor.stats().learned == 5)
+        assert not list(tmp_path.iterdir())
+        clock.advance_to(background_module.SAVE_NS + 1)
+        wait_for(lambda: state.file_of(tmp_path, "m").exists())
+    finally:
+        predictor.close()
