@@ -59,6 +59,17 @@ local function sweep(now)
   end
 end
 
+-- The state of a hold, nil where there is none; and its member among the open ones. What was swept
+-- is closed, though its record is still there.
+local function find(key, id)
+  local record = redis.call('GET', key)
+  if not record then return nil end
+  if record == 'x' then return CLOSED end
+  local member = id .. string.match(record, '^%d+( %d+ %d+ %d+)')
+  if not redis.call('ZSCORE', KEYS[2], member) then return CLOSED end
+  return record, member
+end
+
 -- ---- sliding windows -------------------------------------------------------------------------
 
 local function open_window(key, second)
@@ -227,8 +238,8 @@ end
 local function reserve()
   local now, rules, mode = read_clock(), #KEYS - 3, ARGV[3]
   sweep(now)
-  local known = redis.call('GET', KEYS[3])
-  if known == 'x' then return {CLOSED, now} end
+  local known = find(KEYS[3], ARGV[2])
+  if known == CLOSED then return {CLOSED, now} end
   local missing = seed_all(rules, now)
   if missing then return missing end
   local reply, windows, fits = {GRANTED, now}, {}, true
@@ -284,23 +295,17 @@ local function settle()
   local now, rules, id, mode = read_clock(), #KEYS - 3, ARGV[2], ARGV[3]
   local requests, tokens, cost = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
   sweep(now)
-  local known = redis.call('GET', KEYS[3])
-  if known == 'x' then return {CLOSED, now} end
+  local known, member = find(KEYS[3], id)
+  if known == CLOSED then return {CLOSED, now} end
+  if not known and mode == 'charge' then
+    local missing = seed_all(rules, now)
+    if missing then return missing end
+  end
+  redis.call('SET', KEYS[3], 'x', 'PX', CLOSED_MS)
+  if not known and mode ~= 'charge' then return {UNKNOWN, now} end
   local had = {}
   for number in string.gmatch(known or '', '%d+') do had[#had + 1] = number end
-  if known then
-    redis.call('SET', KEYS[3], 'x', 'PX', CLOSED_MS)
-    if redis.call('ZREM', KEYS[2], table.concat({id, had[2], had[3], had[4]}, ' ')) == 0 then
-      return {CLOSED, now}
-    end
-  else
-    if mode == 'charge' then
-      local missing = seed_all(rules, now)
-      if missing then return missing end
-    end
-    redis.call('SET', KEYS[3], 'x', 'PX', CLOSED_MS)
-    if mode ~= 'charge' then return {UNKNOWN, now} end
-  end
+  if known then redis.call('ZREM', KEYS[2], member) end
   local reply = {known and GRANTED or UNKNOWN, now}
   local at, ended = known and tonumber(had[1]) or now - ARGV[4], not known and now - ARGV[5]
   local this = math.floor(now / SECOND)
@@ -334,19 +339,19 @@ end
 local function renew()
   local now, lease, keep = read_clock(), tonumber(ARGV[2]), tonumber(ARGV[3])
   local reply, k = {}, 3
+  sweep(now)
   for a = 4, #ARGV, 2 do
-    local id, seats, known = ARGV[a], tonumber(ARGV[a + 1]), redis.call('GET', KEYS[k])
-    if known and known ~= 'x' then
+    local id, seats = ARGV[a], tonumber(ARGV[a + 1])
+    local known, member = find(KEYS[k], id)
+    if member then
       redis.call('PEXPIRE', KEYS[k], math.ceil((lease + 2 * keep) / 1000))
-      local requests, tokens, cost = string.match(known, '^%d+ (%d+) (%d+) (%d+)')
-      redis.call('ZADD', KEYS[2], 'XX', now + lease + keep,
-        table.concat({id, requests, tokens, cost}, ' '))
+      redis.call('ZADD', KEYS[2], now + lease + keep, member)
       for s = k + 1, k + seats do
         redis.call('ZADD', KEYS[s], now + lease, id)
         redis.call('PEXPIRE', KEYS[s], math.ceil(lease / 1000))
       end
     end
-    reply[#reply + 1] = known and (known == 'x' and CLOSED or GRANTED) or UNKNOWN
+    reply[#reply + 1] = member and GRANTED or known or UNKNOWN
     k = k + seats + 1
   end
   retain()

@@ -68,15 +68,18 @@ class _Group:
         self.reserved = self.settled = self.released = self.lapsed = Sum()
         self.mean_us = self.now_us = 0
 
-    def sweep(self, now_us: int) -> None:
-        """What nobody settled in time was taken in full."""
-        for _ in range(MAX_SWEPT):
+    def sweep(self, now_us: int) -> list[str]:
+        """Take in full what nobody settled in time; return the names of those holds."""
+        swept: list[str] = []
+        while len(swept) < MAX_SWEPT:
             name = next(iter(self.holds), None)
             if name is None or self.holds[name].due_us > now_us:
-                return
+                break
             most = _sum(self.holds.pop(name).most)
             self.settled += most
             self.lapsed += most
+            swept.append(name)
+        return swept
 
     def keep(self, name: str, hold: _Hold) -> None:
         """Note an open hold, or its longer life."""
@@ -204,7 +207,8 @@ class MemoryStore:
         # The clock may be set back: by up to a minute time stands still, beyond it is believed.
         if not group.now_us - MAX_BACKWARD_US <= now_us <= group.now_us:
             group.now_us = now_us
-        group.sweep(group.now_us)
+        for hold in group.sweep(group.now_us):
+            self._closed.put(hold, group.now_us + CLOSED_US)
         self._tidy(group.now_us)
         return group
 
