@@ -96,6 +96,10 @@ class Forecaster:
 
     # Forecasts
 
+    def is_idle(self, load: EngineLoad) -> bool:
+        """True where nobody waits for a first token, neither in the load nor on the way there."""
+        return load.is_idle and not self._arrivals.after(load.last_arrival_ns)
+
     def forecast(
         self, newcomer: Newcomer, load: EngineLoad, now_ns: int, began_ns: int
     ) -> Forecast | None:

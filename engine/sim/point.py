@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.core.admission import AdmissionRules, Mode
 from engine.core.clock import NS_PER_S
 from engine.core.engine_core import CoreConfig, EngineCore
 from engine.core.executor import Capacity
@@ -19,6 +20,7 @@ from engine.core.latency_profile import RAW, LatencyProfile, load_profile
 from engine.core.length_predictor import LengthPredictor
 from engine.core.policies import make_policy
 from engine.core.stats import Observer
+from engine.sim.door import Listener, SimulatedDoor, parse_mode
 from engine.sim.executor import SimulatedExecutor
 from engine.sim.faults import NO_FAULTS, CopyFaults, Faults, StepFaults, draw_aborts
 from engine.sim.laws import LawWatch
@@ -50,7 +52,8 @@ class PointSpec:
     `max_output_tokens` replaces the trace's own cap (its longest answer, up to the next
     power of two). `host_format` is how the host keeps parked contexts, "raw" or "int8". Without
     `horizon_s` the run goes on until everyone has ended. `believed_profile` is what the scheduler
-    takes the device for at first, where that is not `profile`.
+    takes the device for at first, where that is not `profile`. `admission` is the mode of the door
+    in front of the core (see engine/core/admission.py).
     """
 
     trace: str
@@ -75,6 +78,7 @@ class PointSpec:
     horizon_s: float | None = None
     lengths: Lengths = AS_RECORDED
     believed_profile: str = ""
+    admission: str = "off"
 
 
 def workload_of(spec: PointSpec, rows: Sequence[TraceRow]) -> Workload:
@@ -111,7 +115,14 @@ class Scene:
         self.workload = workload_of(spec, rows)
         self.lengths = {r.id: r.num_output_tokens for r in self.workload.requests}
 
-    def core(self, observer: Observer | None = None) -> EngineCore:
+    def predictor(self) -> LengthPredictor:
+        """Return a new predictor of this scene's lengths."""
+        spec = self.spec
+        return make_predictor(spec.predictor, self.lengths, spec.seed, self._learned)
+
+    def core(
+        self, observer: Observer | None = None, predictor: LengthPredictor | None = None
+    ) -> EngineCore:
         """Return a new core; it corrects its own latency model by what it measures."""
         spec, believed = self.spec, self.profile
         if spec.believed_profile:
@@ -124,7 +135,7 @@ class Scene:
             observer=observer,
             enable_prefix_cache=self.workload.has_prefixes,
             model=model,
-            predictor=make_predictor(spec.predictor, self.lengths, spec.seed, self._learned),
+            predictor=predictor or self.predictor(),
         )
 
     def _learned(self, num_warm: int) -> LengthPredictor:
@@ -182,17 +193,23 @@ def run_point(
     rows: Sequence[TraceRow] | None = None,
     *,
     wrap: Callable[[EngineCore], Core] | None = None,
+    listener: Listener | None = None,
 ) -> PointResult:
     """Simulate one point; `rows` is the trace where it is read already.
 
-    `wrap` puts something around the core, a recorder for example. Raises TraceError, ProfileError,
-    PredictorError, ArrivalError or ValueError (an unknown policy or option), each one sentence.
+    `wrap` puts something around the core, a recorder for example; `listener` hears the door's
+    verdicts. Raises TraceError, ProfileError, PredictorError, ArrivalError or ValueError (an
+    unknown policy, option or mode), each one sentence.
     """
     scene = Scene(spec, rows)
     requests = scene.workload.requests
     totals = StepTotals(scene.capacity, requests[-1].arrival_ns)
     journal = Journal(tier.name for tier in spec.tiers)
-    core = scene.core(totals)
+    mode, predictor = parse_mode(spec.admission), scene.predictor()
+    door = None
+    if mode is not Mode.OFF:
+        door = SimulatedDoor(AdmissionRules(mode), predictor, listener)
+    core = scene.core(totals, predictor)
     laws = None
     if spec.check_laws:
         laws = LawWatch(core, journal, has_prefixes=scene.workload.has_prefixes)
@@ -202,6 +219,7 @@ def run_point(
         scene.orders(),
         journal,
         [totals] if laws is None else [totals, laws],
+        door,
     )
     horizon_ns = None if spec.horizon_s is None else int(spec.horizon_s * NS_PER_S)
     outcome = simulator.run(requests, scene.aborts(), horizon_ns)
@@ -212,6 +230,8 @@ def run_point(
         spec.policy, spec.rate, spec.seed, spec.tiers, records, journal.lateness, outcome.ended_ns
     )
     point |= totals.fields(outcome, scene.profile)
+    if door is not None:
+        point["admission"] = door.fields()
     return PointResult(point, records)
 
 

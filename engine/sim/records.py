@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.core.errors import RequestRefused
 from engine.core.request import TbtMode
 from engine.core.stats import RequestStats, TokenEvent
 from engine.sim.workload import SimRequest
@@ -27,7 +26,8 @@ class RequestRecord:
     """One offered request, whatever became of it; times in ns since the simulation began.
 
     `output` counts the tokens generated, `wanted` the true length. `finish_reason` is that of the
-    core, `rejected` for a refused one (`refusal` says why), None for one unfinished at the end.
+    core, `rejected` for a refused one (`refusal` says why, in the core's words or the door's), None
+    for one unfinished at the end.
     """
 
     id: str
@@ -142,10 +142,10 @@ class Journal:
         assert not known, f"{request.id} arrives twice"
         self._live[request.id] = _Track(request, self.lateness[request.tier.name])
 
-    def refuse(self, request: SimRequest, refusal: RequestRefused) -> None:
-        """The core does not take it."""
+    def refuse(self, request: SimRequest, reason: str) -> None:
+        """The door or the core does not take it: it was offered, and it is a miss."""
         track = self._live.pop(request.id)
-        self._records[request.id] = _record(track, None, refusal.reason.value)
+        self._records[request.id] = _record(track, None, reason)
 
     def take(self, events: Sequence[TokenEvent]) -> None:
         """Follow the events of a step or a command, in order."""

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from engine.core.admission import Action
 from engine.core.batch import Batch, StepResult
 from engine.core.errors import RequestRefused
 from engine.core.executor import Executor
 from engine.core.request import FinishReason, RequestOrder
 from engine.core.stats import Snapshot, TokenEvent
+from engine.sim.door import SimulatedDoor
 from engine.sim.executor import SimulatedFault
 from engine.sim.orders import OrderMaker
 from engine.sim.records import Journal
@@ -102,12 +104,14 @@ class Simulator:
         orders: OrderMaker,
         journal: Journal,
         watches: Sequence[Watch] = (),
+        door: SimulatedDoor | None = None,
     ) -> None:
         self._core = core
         self._executor = executor
         self._orders = orders
         self._journal = journal
         self._watches = watches
+        self._door = door
         self._heap: list[tuple[int, Kind, int]] = []
         self._num_steps = 0
         self._out: tuple[Batch, StepResult | SimulatedFault] | None = None
@@ -133,7 +137,7 @@ class Simulator:
                 elif kind is Kind.ARRIVAL:
                     self._submit(requests[number], now_ns)
                 else:
-                    self._journal.take(self._core.abort(aborts[number][1], now_ns))
+                    self._abort(aborts[number][1], now_ns)
             if self._out is None and self._core.has_work:
                 self._start_step(now_ns)
         stuck = horizon_ns is None and self._core.has_work
@@ -142,10 +146,25 @@ class Simulator:
 
     def _submit(self, request: SimRequest, now_ns: int) -> None:
         self._journal.offer(request)
+        order = self._orders.order(request)
+        if self._door is not None:
+            order, verdict = self._door.ask(order, now_ns)
+            if verdict.action is not Action.ADMIT:
+                assert verdict.reason is not None, "a refusal without a reason"
+                self._journal.refuse(request, verdict.reason.value)
+                return
         try:
-            self._core.submit(self._orders.order(request), now_ns)
+            self._core.submit(order, now_ns)
         except RequestRefused as refusal:
-            self._journal.refuse(request, refusal)
+            self._journal.refuse(request, refusal.reason.value)
+            if self._door is not None:
+                self._door.keeper.left(request.id)
+
+    def _abort(self, request_id: str, now_ns: int) -> None:
+        events = self._core.abort(request_id, now_ns)
+        self._journal.take(events)
+        if self._door is not None:
+            self._door.left(events)
 
     def _start_step(self, now_ns: int) -> None:
         batch = self._core.start_step(now_ns)
@@ -170,5 +189,7 @@ class Simulator:
         else:
             events = self._core.fail_step(batch, now_ns, str(answer))
         self._journal.take(events)
+        if self._door is not None:
+            self._door.see(events, self._core.snapshot(now_ns))
         for watch in self._watches:
             watch.after_step(batch, answer, events, now_ns)

@@ -1,0 +1,210 @@
+"""What would have become of those who were refused: ghosts that keep a place in the queue.
+
+It knows whom the door refused, whom it let in, and first tokens; it decides nothing. A ghost would
+have been on time if, before its due time, prompts that rank behind it were served (it would have
+had their place), or the engine had nothing to do, for at least as many tokens as its own prompt.
+Memory is left out: whoever was served instead had to find room, too. Ghosts follow some of those
+let in as well, whose truth is known: how often the two agree is the ledger's own accuracy.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, fields, replace
+
+from engine.core.forecast import Newcomer
+from engine.core.prompt_plan import PromptOrder
+
+MOST_GHOSTS = 512  # of those refused, and as many of those let in
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A request in its queue, for comparing places; `weight_ns` is how dear it is, as in triage."""
+
+    newcomer: Newcomer
+    arrival_ns: int
+    weight_ns: float
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.newcomer.id
+
+    @property
+    def due_ns(self) -> int:
+        """When its first token is due."""
+        return self.arrival_ns + self.newcomer.target_ns
+
+    def is_behind(self, other: Standing, order: PromptOrder) -> bool:
+        """True where this one gives way to the other, one of its own class or ahead."""
+        mine, its = self.newcomer, other.newcomer
+        if mine.slo.rank != its.slo.rank:
+            return mine.slo.rank > its.slo.rank
+        if order is PromptOrder.DUE:
+            return self.weight_ns > other.weight_ns
+        if order is PromptOrder.SHORTEST and mine.num_prompt_tokens != its.num_prompt_tokens:
+            return mine.num_prompt_tokens > its.num_prompt_tokens
+        return self.arrival_ns > other.arrival_ns
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCounts:
+    """Totals since the start. Of ghosts judged: `justified` would have missed, `false` would not.
+
+    `checked` ghosts were of requests let in; of these `agreed` were judged as they turned out.
+    `returns` are those refused, come back in thought at the hinted time: `returns_admitted` would
+    have been let in then, `returns_on_time` would have been on time besides.
+    """
+
+    refused: int = 0
+    justified: int = 0
+    false: int = 0
+    dropped: int = 0
+    checked: int = 0
+    agreed: int = 0
+    returns: int = 0
+    returns_admitted: int = 0
+    returns_on_time: int = 0
+
+    @property
+    def false_share(self) -> float:
+        """Share of the judged refusals that were false, 0 before any."""
+        judged = self.justified + self.false
+        return self.false / judged if judged else 0.0
+
+
+class _Ghost:
+    """One that is followed: `place` from when on it would stand there, and what it found so far."""
+
+    __slots__ = ("found", "is_admitted", "is_known", "is_return", "place")
+
+    def __init__(self, place: Standing, *, is_known: bool, is_return: bool = False) -> None:
+        self.place = place
+        self.found = 0.0  # tokens that gave it a place
+        self.is_known = is_known  # it was let in: the truth will be told
+        self.is_return = is_return
+        self.is_admitted = True
+
+
+class RefusalLedger:
+    """Bounded: the oldest ghost goes unjudged where there are too many."""
+
+    def __init__(self) -> None:
+        self._ghosts: deque[_Ghost] = deque()
+        self._known: dict[str, bool | None] = {}  # whether it judged them on time; None: not yet
+        self._truths: dict[str, bool] = {}
+        self._returns: deque[Standing] = deque()  # to come, in no order
+        self._counts = dict.fromkeys((spec.name for spec in fields(LedgerCounts)), 0)
+
+    @property
+    def counts(self) -> LedgerCounts:
+        """Return the totals."""
+        return LedgerCounts(**self._counts)
+
+    def __len__(self) -> int:
+        """Ghosts followed now."""
+        return len(self._ghosts)
+
+    def refuse(self, place: Standing, hint_ns: int) -> None:
+        """This one was refused, and told to come back after `hint_ns`."""
+        self._counts["refused"] += 1
+        self._follow(_Ghost(place, is_known=False))
+        if len(self._returns) >= MOST_GHOSTS:
+            self._returns.popleft()
+        self._returns.append(replace(place, arrival_ns=place.arrival_ns + hint_ns))
+
+    def check(self, place: Standing) -> None:
+        """This one was let in; judge it as if it had not been, and compare."""
+        if len(self._known) < MOST_GHOSTS:
+            self._known[place.id] = None
+            self._follow(_Ghost(place, is_known=True))
+
+    def truth(self, request_id: str, *, is_on_time: bool) -> None:
+        """What became of one let in; ignored unless it is checked."""
+        if request_id not in self._known:
+            return
+        judged = self._known[request_id]
+        if judged is None:
+            self._truths[request_id] = is_on_time
+        else:
+            del self._known[request_id]
+            self._compare(judged, is_on_time)
+
+    def forget(self, request_id: str) -> None:
+        """One let in left before its first token: there is no truth."""
+        self._known.pop(request_id, None)
+        self._truths.pop(request_id, None)
+
+    def due_returns(self, now_ns: int) -> list[Standing]:
+        """Return those whose hinted time has come; tell `came_back` what the door says to each."""
+        due = [place for place in self._returns if place.arrival_ns <= now_ns]
+        if due:
+            self._returns = deque(p for p in self._returns if p.arrival_ns > now_ns)
+        return due
+
+    def served(self, mate: Standing, at_ns: int, order: PromptOrder) -> None:
+        """One that was let in has its first token: ghosts before it would have had its place."""
+        for ghost in self._ghosts:
+            place = ghost.place
+            if (
+                place.arrival_ns <= at_ns <= place.due_ns
+                and place.id != mate.id
+                and mate.is_behind(place, order)
+            ):
+                ghost.found += mate.newcomer.num_prompt_tokens
+        self.settle(at_ns)
+
+    def idle(self, num_tokens: float, at_ns: int) -> None:
+        """The engine could have computed so many prompt tokens more just before this time."""
+        for ghost in self._ghosts:
+            if ghost.place.arrival_ns < at_ns <= ghost.place.due_ns:
+                ghost.found += num_tokens
+        self.settle(at_ns)
+
+    def settle(self, now_ns: int) -> None:
+        """Judge those who found their place, and those whose time is over."""
+        ghosts = self._ghosts
+        if not any(
+            g.place.due_ns < now_ns or g.found >= g.place.newcomer.num_prompt_tokens for g in ghosts
+        ):
+            return
+        left: deque[_Ghost] = deque()
+        for ghost in ghosts:
+            if ghost.found >= ghost.place.newcomer.num_prompt_tokens:
+                self._judge(ghost, is_on_time=True)
+            elif ghost.place.due_ns < now_ns:
+                self._judge(ghost, is_on_time=False)
+            else:
+                left.append(ghost)
+        self._ghosts = left
+
+    def came_back(self, place: Standing, *, is_admitted: bool) -> None:
+        """A return was put to the door; it is followed where it would have been let in."""
+        self._counts["returns"] += 1
+        if is_admitted:
+            self._counts["returns_admitted"] += 1
+            self._follow(_Ghost(place, is_known=False, is_return=True))
+
+    def _follow(self, ghost: _Ghost) -> None:
+        if len(self._ghosts) >= 2 * MOST_GHOSTS:
+            dropped = self._ghosts.popleft()
+            self._counts["dropped"] += 1
+            if dropped.is_known:
+                self.forget(dropped.place.id)
+        self._ghosts.append(ghost)
+
+    def _judge(self, ghost: _Ghost, *, is_on_time: bool) -> None:
+        if ghost.is_return:
+            self._counts["returns_on_time"] += is_on_time
+        elif not ghost.is_known:
+            self._counts["false" if is_on_time else "justified"] += 1
+        elif ghost.place.id in self._truths:
+            del self._known[ghost.place.id]
+            self._compare(is_on_time, self._truths.pop(ghost.place.id))
+        elif ghost.place.id in self._known:
+            self._known[ghost.place.id] = is_on_time
+
+    def _compare(self, judged: bool, truth: bool) -> None:
+        self._counts["checked"] += 1
+        self._counts["agreed"] += judged == truth
