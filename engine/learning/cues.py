@@ -19,7 +19,13 @@ from engine.learning.lexicon import KINDS, MEASURES, NUMBERS, UNITS
 
 Floats = npt.NDArray[np.float32]
 
-WORD = re.compile(r"[a-z0-9À-\U0010ffff]+(?:['’+#-][a-z0-9+#]+)*[+#]*")
+# Scripts without spaces (Han, Kana) are read in pairs of signs, all others in words.
+PAIRED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+WORD = re.compile(
+    rf"[0-9]+(?![0-9a-z])|[a-z0-9\u00c0-\u1fff\uac00-\ud7af]+(?:['+#-][a-z][a-z+#]*)*[+#]*"
+    rf"|[{PAIRED}]+"
+)
+IS_PAIRED = re.compile(f"[{PAIRED}]")
 MOST_WORDS = 400  # of a long prompt the first and the last of these are read
 ASK_HEAD, ASK_TAIL = 24, 14  # words of the beginning and of the end that are likely the asking
 MEASURED = frozenset(MEASURES)
@@ -75,11 +81,19 @@ NUM_CUES = len(NAMES)
 
 def words_of(text: str) -> list[str]:
     """Return the lower-case words, at most MOST_WORDS: those of a long text's two ends."""
-    words = WORD.findall(text.lower().replace("’", "'"))
+    words: list[str] = WORD.findall(text.lower().replace("’", "'"))
+    if IS_PAIRED.search(text):
+        words = [part for word in words for part in _parts(word)]
     if len(words) > MOST_WORDS:
         half = MOST_WORDS // 2
         return words[:half] + words[-half:]
     return words
+
+
+def _parts(word: str) -> list[str]:
+    if len(word) < 3 or not IS_PAIRED.match(word):
+        return [word]
+    return [word[i : i + 2] for i in range(len(word) - 1)]
 
 
 def cues(text: str, words: Sequence[str]) -> Floats:
@@ -118,7 +132,7 @@ def asked_for(words: Sequence[str]) -> list[float]:
         if number is None:
             continue
         for other in words[place + 1 : place + 4]:
-            unit = UNITS.get(other)
+            unit = UNITS.get(other) or UNITS.get(other[0])  # a pair of signs begins with its own
             if unit is not None:
                 plain = number > 1 or word not in ("a", "an")
                 if plain or other in ("sentence", "paragraph", "word", "page"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +21,11 @@ import numpy.typing as npt
 
 from engine.core.request import LengthEstimate
 from engine.learning.features import NUM_NUMBERS, Features
+from engine.learning.grams import Grams
 from engine.learning.kernel_ridge import KernelRidge, fit_ridge
 from engine.learning.neighbours import NEAR_NAMES, Neighbours, fold, folding
 from engine.learning.rows import Row, StateError, numbers_of, pack, unpack
+from engine.learning.scale import LengthScale
 from engine.learning.trees import QuantileTrees, fit_trees
 
 Floats = npt.NDArray[np.float32]
@@ -31,14 +33,15 @@ Floats = npt.NDArray[np.float32]
 FORMAT = 1
 FEWEST_ROWS = 16  # fewer tell nothing that a prior does not tell better
 FEWEST_FOR_TREES = 200
-MOST_ROWS = 4096  # fitted to; of more, the newest
+MOST_ROWS = 4096  # of the ridge and the index; of more, the newest
+MOST_TREE_ROWS = 3 * MOST_ROWS
 ROUNDS = 160
 FOLDS = 5
 NOISE = 0.7  # of a length, in units of the ridge's kernel
 FOREIGN_NOISE = 1.0  # of an earlier model's length
 HIGH = 0.9  # the quantile that LengthEstimate.high stands for
 TREE_SHARES = np.linspace(0.0, 0.8, 9)
-LEAST_SPREAD, MOST_SPREAD = 0.15, 2.0  # of the trees' distance between the two quantiles
+LEAST_SPREAD, MOST_SPREAD = 0.15, 2.5  # of the trees' distance between the two quantiles
 USUAL_SPREAD = 0.8
 
 
@@ -58,6 +61,7 @@ class LengthModel:
     quantile lies above it. `num_rows` is how many rows were fitted to.
     """
 
+    scale: LengthScale
     ridge: KernelRidge
     near: Neighbours
     places: npt.NDArray[np.int16]
@@ -71,11 +75,11 @@ class LengthModel:
     def fit(rows: Sequence[Row], seed: int = 0) -> LengthModel:
         """Fit to finished requests, oldest first; equal rows and seeds give equal models.
 
-        Of more than MOST_ROWS rows the newest count. Answers that were cut (`is_whole` False) are
-        lower bounds: they count as what the others make likely, but never as less than they are.
+        Of more than MOST_TREE_ROWS rows the newest count. Answers that were cut (`is_whole` False)
+        are lower bounds: they count as what the others make likely, never as less than they are.
         Raises ValueError for fewer than FEWEST_ROWS rows. Seconds, not milliseconds.
         """
-        rows = rows[-MOST_ROWS:]
+        rows = rows[-MOST_TREE_ROWS:]
         if len(rows) < FEWEST_ROWS:
             raise ValueError(
                 f"{len(rows)} rows are too few to learn from; {FEWEST_ROWS} are needed"
@@ -93,84 +97,116 @@ class LengthModel:
     def guess(self, features: Features) -> Guess:
         """Return what is predicted in logs, not bounded by `max_tokens`."""
         numbers = features.numbers.astype(np.float32)
+        log = self.scale.log
         ridge = self.ridge.predict(features.grams, numbers)
         embedding = fold(features.grams, self.ridge.idf, self.places, self.signs)
         near = self.near.near(embedding)
         if self.trees is None:
-            return Guess(ridge, ridge + self.stretch * USUAL_SPREAD, float(near[1]))
+            high = ridge + self.stretch * USUAL_SPREAD
+            return Guess(log(ridge), log(high), float(near[1]))
         low, high = self.trees.predict(np.concatenate([[ridge], near, numbers], dtype=np.float32))
         middle = ridge + self.tree_share * (low - ridge)
         spread = min(max(high - low, LEAST_SPREAD), MOST_SPREAD)
-        return Guess(middle, middle + self.stretch * spread, float(near[1]))
+        return Guess(log(middle), log(middle + self.stretch * spread), float(near[1]))
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes in memory of each array, by name."""
+        shared = {"places": self.places, "signs": self.signs}
+        return {name: array.nbytes for name, array in {**self._arrays(), **shared}.items()}
 
     def to_bytes(self) -> bytes:
         """Return the model as bytes that `from_bytes` reads: arrays, no text, no code."""
-        parts: list[object] = [self.ridge, self.near]
-        if self.trees is not None:
-            parts.append(self.trees)
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "format": np.array([FORMAT, NUM_NUMBERS], np.int64),
-            "scalars": np.array([self.tree_share, self.stretch, self.ridge.offset], np.float64),
-            "num_rows": np.array([self.num_rows], np.int64),
-        }
-        for part in parts:
-            for name in type(part).__slots__:  # type: ignore[attr-defined]
-                value = getattr(part, name)
-                if isinstance(value, np.ndarray):
-                    arrays[f"{type(part).__name__}.{name}"] = value
-        return pack(arrays)
+        return pack(
+            {
+                "format": np.array([FORMAT, NUM_NUMBERS], np.int64),
+                "scalars": np.array([self.tree_share, self.stretch, self.ridge.offset]),
+                "num_rows": np.array([self.num_rows], np.int64),
+                **self._arrays(),
+            }
+        )
 
     @staticmethod
     def from_bytes(data: bytes) -> LengthModel:
         """Return the model of `to_bytes`; raises StateError where the bytes are something else."""
         return _read(unpack(data))
 
+    def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        parts: list[object] = [self.scale, self.ridge, self.near]
+        if self.trees is not None:
+            parts.append(self.trees)
+        return {
+            f"{type(part).__name__}.{field.name}": value
+            for part in parts
+            for field in fields(part)  # type: ignore[arg-type]
+            if isinstance(value := getattr(part, field.name), np.ndarray)
+        }
+
 
 def _fit(rows: Sequence[Row], seed: int) -> LengthModel:
-    targets, noise = _targets(rows)
+    scale, scores, noise = _scores(rows)
     grams = [row.features.grams for row in rows]
     numbers = numbers_of([row.features for row in rows]).astype(np.float32)
-    cut = np.array([not row.is_whole for row in rows])
-    ridge, left_out = fit_ridge(grams, numbers, targets, noise)
-    if cut.any() and not cut.all():
-        whole = np.flatnonzero(~cut)
-        first, _ = fit_ridge(
-            [grams[i] for i in whole], numbers[whole], targets[whole], noise[whole]
-        )
-        for i in np.flatnonzero(cut):
-            targets[i] = max(targets[i], first.predict(grams[i], numbers[i]))
-        ridge, left_out = fit_ridge(grams, numbers, targets, noise)
-    places, signs = folding()
-    near = Neighbours(
-        np.stack([fold(row, ridge.idf, places, signs) for row in grams]), targets.astype(np.float32)
+    newest = slice(max(0, len(rows) - MOST_ROWS), None)
+    ridge, left_out = _fit_ridge(
+        rows[newest], grams[newest], numbers[newest], scores[newest], noise
     )
+    near = Neighbours(_embeddings(grams[newest], ridge), scores[newest])
+    unseen = [left_out[:, None], near.near_others()]
+    if newest.start:  # older rows, which neither of the two has seen
+        old = _embeddings(grams[: newest.start], ridge)
+        said = [ridge.predict(*of) for of in zip(grams[: newest.start], numbers, strict=False)]
+        unseen[0] = np.concatenate([np.array(said, np.float32)[:, None], unseen[0]])
+        unseen[1] = np.concatenate([np.stack([near.near(one) for one in old]), unseen[1]])
     own = np.flatnonzero([row.source == 0 for row in rows])
     if len(own) < FEWEST_ROWS:
         own = np.arange(len(rows))
-    stacked = np.concatenate([left_out[:, None], near.near_others(), numbers], axis=1)[own]
-    trees, share, middle, spread = None, 0.0, left_out[own], np.full(len(own), USUAL_SPREAD)
+    stacked = np.concatenate([*unseen, numbers], axis=1)[own]
+    scores, middle = scores[own], stacked[:, 0]
+    trees, share, spread = None, 0.0, np.full(len(own), USUAL_SPREAD, np.float32)
     if len(own) >= FEWEST_FOR_TREES:
-        trees = fit_trees(stacked, targets[own], rounds=ROUNDS, seed=seed)
-        unseen = _unseen(stacked, targets[own], seed)
-        share = _share(left_out[own], unseen[:, 0], targets[own])
-        middle = left_out[own] + share * (unseen[:, 0] - left_out[own])
-        spread = np.clip(unseen[:, 1] - unseen[:, 0], LEAST_SPREAD, MOST_SPREAD)
-    stretch = _stretch((targets[own] - middle) / spread)
-    return LengthModel(ridge, near, places, signs, trees, share, stretch, len(rows))
+        trees = fit_trees(stacked, scores, rounds=ROUNDS, seed=seed)
+        said_by_trees = _unseen(stacked, scores, seed)
+        share = _share(middle, said_by_trees[:, 0], scores)
+        middle = middle + share * (said_by_trees[:, 0] - middle)
+        spread = np.clip(said_by_trees[:, 1] - said_by_trees[:, 0], LEAST_SPREAD, MOST_SPREAD)
+    stretch = _stretch((scores - middle) / spread)
+    places, signs = folding()
+    return LengthModel(scale, ridge, near, places, signs, trees, share, stretch, len(rows))
 
 
-def _targets(rows: Sequence[Row]) -> tuple[Floats, Floats]:
-    """Return log lengths, and their noise; earlier models' lengths on the scale of this one's."""
-    logs = np.log1p(np.array([row.length for row in rows], np.float64))
+def _scores(rows: Sequence[Row]) -> tuple[LengthScale, Floats, Floats]:
+    """Return the scale of the answers, each row's score among those of its model, and its noise."""
+    logs = np.log1p(np.array([row.length for row in rows], np.float64)).astype(np.float32)
     source = np.array([row.source for row in rows])
-    noise = np.where(source == 0, NOISE, FOREIGN_NOISE)
+    scores = np.empty_like(logs)
+    for one in sorted(set(source.tolist())):
+        scores[source == one] = LengthScale.of(logs[source == one]).score(logs[source == one])
     own = logs[source == 0]
-    if len(own) >= FEWEST_ROWS:
-        for other in set(source.tolist()) - {0}:
-            theirs = logs[source == other]
-            scale = own.std() / max(1e-6, float(theirs.std()))
-            logs[source == other] = own.mean() + (theirs - theirs.mean()) * min(scale, 2.0)
-    return logs.astype(np.float32), noise.astype(np.float32)
+    scale = LengthScale.of(own if len(own) >= FEWEST_ROWS else logs)
+    return scale, scores, np.where(source == 0, NOISE, FOREIGN_NOISE).astype(np.float32)
+
+
+def _fit_ridge(
+    rows: Sequence[Row], grams: Sequence[Grams], numbers: Floats, scores: Floats, noise: Floats
+) -> tuple[KernelRidge, Floats]:
+    """Fit, twice where answers were cut; their `scores` become what the others make likely."""
+    noise = noise[-len(rows) :]
+    ridge, left_out = fit_ridge(grams, numbers, scores, noise)
+    cut = np.array([not row.is_whole for row in rows])
+    if not cut.any() or cut.all():
+        return ridge, left_out
+    whole = np.flatnonzero(~cut)
+    first, _ = fit_ridge(
+        [grams[i] for i in whole.tolist()], numbers[whole], scores[whole], noise[whole]
+    )
+    for i in np.flatnonzero(cut).tolist():
+        scores[i] = max(scores[i], first.predict(grams[i], numbers[i]))
+    return fit_ridge(grams, numbers, scores, noise)
+
+
+def _embeddings(grams: Sequence[Grams], ridge: KernelRidge) -> Floats:
+    places, signs = folding()
+    return np.stack([fold(row, ridge.idf, places, signs) for row in grams])
 
 
 def _unseen(stacked: Floats, targets: Floats, seed: int) -> Floats:
@@ -215,6 +251,7 @@ def _read(arrays: dict[str, npt.NDArray[np.generic]]) -> LengthModel:
                 if key.startswith(prefix)
             }
 
+        scale = LengthScale(**part("LengthScale"))  # type: ignore[arg-type]
         ridge = KernelRidge(offset=offset, **part("KernelRidge"))  # type: ignore[arg-type]
         near = Neighbours(**part("Neighbours"))  # type: ignore[arg-type]
         found = part("QuantileTrees")
@@ -222,7 +259,7 @@ def _read(arrays: dict[str, npt.NDArray[np.generic]]) -> LengthModel:
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"a model that lacks something: {error}") from error
     places, signs = folding()
-    model = LengthModel(ridge, near, places, signs, trees, share, stretch, num_rows)
+    model = LengthModel(scale, ridge, near, places, signs, trees, share, stretch, num_rows)
     _check(model)
     return model
 

@@ -17,9 +17,15 @@ KINDS: dict[str, str] = {
     "compute": (
         "calculate|compute|convert|solve|count|evaluate|equation|percent|percentage|sum|average|"
         "probability|multiply|divide|subtract|integral|derivative|matrix|triangle|radius|area|"
-        "value of|how many|how much|how far|how old|square root|simplify"
+        "value of|how many|how much|how far|how old|square root|simplify|"
+        "сколько|计算|求|多少|cuántos|wie viele|how long|left over|altogether|in total|"
+        "remaining|cost|costs|price|speed|answer the"
     ),
-    "prove": "prove|proof|theorem|lemma|show that|derive|derivation|justify|suppose|assume|let",
+    "prove": (
+        "prove|proof|theorem|lemma|show that|derive|derivation|justify|suppose|assume|let|"
+        "证明|докажи|demuestra|chứng minh|exercise|problem|find all|determine all|integers|"
+        "real numbers"
+    ),
     "fill": (
         "fill in|fill|blank|complete the|finish the|missing word|insert|append|add a|rename|"
         "replace|capitalize|punctuate|reverse|remove|delete|substitute"
@@ -32,15 +38,18 @@ KINDS: dict[str, str] = {
     "translate": (
         "translate|translation|translating|in french|in spanish|in german|to french|to spanish|"
         "to german|to english|into english|into french|into spanish|into german|to italian|"
-        "to japanese|to chinese|pronounce"
+        "to japanese|to chinese|pronounce|"
+        "переведи|перевод|翻译|译成|traduce|übersetze|traduis|dịch"
     ),
     "summarise": (
         "summarize|summarise|summary|summaries|synopsis|condense|recap|tldr|gist|main idea|"
-        "main point|main points|key points|takeaways|abstract|overview"
+        "main point|main points|key points|takeaways|abstract|overview|"
+        "总结|概括|резюме|resume el|tóm tắt"
     ),
     "explain": (
         "explain|describe|discuss|elaborate|clarify|interpret|outline|illustrate|introduce|"
-        "explanation|description|teach|understand|meaning|define|definition"
+        "explanation|description|teach|understand|meaning|define|definition|"
+        "объясни|опиши|расскажи|解释|介绍|说明|explica|describe|erkläre|explique|giải thích"
     ),
     "compare": (
         "analyze|analyse|analysis|compare|contrast|assess|critique|examine|difference|differences|"
@@ -49,7 +58,9 @@ KINDS: dict[str, str] = {
     ),
     "create": (
         "write|create|compose|generate|design|develop|draft|make|produce|invent|construct|build|"
-        "craft|prepare|come up|imagine|brainstorm|author"
+        "craft|prepare|come up|imagine|brainstorm|author|"
+        "напиши|написать|создай|сделай|写一|编写|创建|生成|写出|escribe|crea|schreibe|erstelle|écris|crée|"
+        "viết|hãy viết|escreva|scrivi"
     ),
     "propose": "suggest|suggestion|recommend|recommendation|propose|advise|advice|offer|devise",
     "provide": "give|provide|show|list|present|share|mention|enumerate|cite|get me|tell me",
@@ -57,26 +68,31 @@ KINDS: dict[str, str] = {
         "essay|story|stories|article|blog|report|novel|chapter|script|screenplay|speech|letter|"
         "dialogue|dialog|narrative|biography|tale|fanfiction|fanfic|episode|scene|monologue|"
         "thesis|proposal|documentation|conversation|interview|debate|play|sermon|lecture|wiki|"
-        "case study|newsletter|whitepaper|podcast|rpg|adventure"
+        "case study|newsletter|whitepaper|podcast|rpg|adventure|"
+        "рассказ|история|статья|сценарий|сочинение|小说|文章|故事|作文|论文|剧本|报告|novela|historia|cuento|"
+        "artículo|geschichte|histoire|truyện|bài viết|whole book|journal|annotated|"
+        "literature review|transcript|light novel|backstory"
     ),
     "middle form": (
         "email|e-mail|poem|song|lyrics|review|paragraph|paragraphs|post|description|advertisement|"
         "ad|rap|message|note|memo|bio|resume|cv|cover letter|press release|announcement|sonnet|"
         "stanza|verse|statement|introduction|conclusion|pitch|product description|invitation|"
-        "profile|passage|verses|stanzas"
+        "profile|passage|verses|stanzas|"
+        "стих|стихи|песня|诗歌|首诗|poema|gedicht|poème|thơ"
     ),
     "short form": (
         "sentence|sentences|title|titles|headline|slogan|word|words|phrase|phrases|tweet|caption|"
         "tagline|hashtag|hashtags|synonym|synonyms|antonym|antonyms|metaphor|simile|analogy|joke|"
         "haiku|limerick|quote|pun|riddle|acronym|motto|username|emoji|emojis|adjective|adjectives|"
         "noun|nouns|verb|verbs|adverb|pronoun|rhyme|rhymes|abbreviation|term|subject line|"
-        "domain name|proverb|idiom|question|one liner"
+        "domain name|proverb|idiom|question|one liner|"
+        "four lines|couplet|tongue twister|twister|четверостишие|название|标题|名字"
     ),
     "list": (
         "list|lists|ideas|ways|tips|steps|examples|reasons|benefits|points|suggestions|strategies|"
         "methods|facts|items|bullet|bullets|recommendations|options|factors|types|things|features|"
         "techniques|characteristics|causes|effects|challenges|skills|activities|questions|topics|"
-        "goals|qualities|elements|components|categories|components|resources|names|places"
+        "goals|qualities|elements|components|categories|resources|names|places"
     ),
     "plan": (
         "plan|guide|tutorial|recipe|recipes|itinerary|syllabus|curriculum|schedule|roadmap|manual|"
@@ -88,7 +104,10 @@ KINDS: dict[str, str] = {
         "algorithm|implement|implementation|debug|typescript|react|bash|django|flask|program|"
         "compile|compiler|method|array|string|database|server|docker|kubernetes|aws|azure|linux|"
         "unity|shader|tensorflow|pytorch|pandas|excel|vba|powershell|node|android|flutter|php|"
-        "laravel|golang|swift|kotlin|c#|loop|variable|pseudocode|app|website|endpoint|schema"
+        "laravel|golang|swift|kotlin|c#|loop|variable|pseudocode|app|website|endpoint|schema|"
+        "код|скрипт|программу|代码|程序|函数|código|typescript|vue|nextjs|tailwind|svg|"
+        "opengl|cuda|matlab|ruby|perl|scheme|ocaml|haskell|lua|assembly|arduino|esp32|plugin|"
+        "extension|frontend|backend|macro|formula|import|def|void|int|const|return|println"
     ),
     "whole program": (
         "game|web app|full code|complete code|entire code|application|simulation|chatbot|bot|"
@@ -113,12 +132,16 @@ KINDS: dict[str, str] = {
     "brief": (
         "short|brief|briefly|concise|concisely|succinct|only|just|single|quick|simple|in one|"
         "one word|one sentence|no more|at most|less than|answer with|a sentence|maximum|max|tiny|"
-        "no explanation|without explanation|nothing else|do not explain|fewer than|under"
+        "no explanation|without explanation|nothing else|do not explain|fewer than|under|"
+        "кратко|简短|一句|quickly|tl;dr|no more than|word or less|words or less|characters or less|"
+        "or less|or fewer|answer yes|short answer|one line|one paragraph"
     ),
     "detailed": (
         "detailed|detail|details|depth|in-depth|comprehensive|thorough|thoroughly|long|lengthy|"
         "complete|full|extensive|extensively|step-by-step|step by step|exhaustive|everything|"
-        "all the|as possible|elaborate|minimum|at least|specific|rich|deep|deeply|technical|vivid"
+        "all the|as possible|elaborate|minimum|at least|specific|rich|deep|deeply|technical|vivid|"
+        "подробно|подробный|详细|完整|large|big|extremely|professional|advanced|expert|deep dive|"
+        "explain each|in great"
     ),
     "relation": (
         "impact|effect|effects|role|importance|important|relationship|influence|significance|"
@@ -137,10 +160,22 @@ KINDS: dict[str, str] = {
         "creative|funny|humorous|fictional|fantasy|character|characters|world|hero|magic|villain|"
         "scifi|sci-fi|romantic|dramatic|comedic|style of|in the style|imaginative|original|rhyming"
     ),
-    "limits": "do not|don't|without|avoid|never|must|should not|not use|except|cannot|can't",
+    "limits": (
+        "do not|don't|without|avoid|never|must|should not|not use|except|cannot|can't|"
+        "only output|output only|only respond|respond only|no other|exactly"
+    ),
     "continue": "continue|next|finish|rest of|go on|more|again|expand|extend|longer|improve",
+    "each": (
+        "each|every|all|multiple|various|several|different|per|respectively|both|any|for each|"
+        "of each|"
+        "for every|as many|variety|many"
+    ),
     "think": "think|opinion|believe|feel|feelings|thoughts|view|views|recommended|best|better|good",
-    "greeting": "hi|hello|hey|thanks|thank|dear|good morning|how are you|who are you|ok|okay|test",
+    "greeting": (
+        "hi|hello|hey|thanks|thank|dear|good morning|how are you|who are you|ok|okay|test|"
+        "привет|你好|hola|your name|what are you|are you|call you|tell me about yourself|"
+        "who made you|how old are"
+    ),
     "market": (
         "marketing|business|company|product|brand|customers|customer|startup|sales|seo|youtube|"
         "video|instagram|facebook|linkedin|market|investment|financial|campaign"
@@ -158,6 +193,8 @@ UNITS: dict[str, float] = {
     "paragraphs": 95.0, "page": 550.0, "pages": 550.0, "stanza": 40.0, "stanzas": 40.0,
     "verse": 35.0, "verses": 35.0, "chapter": 500.0, "chapters": 500.0, "tokens": 1.0,
     "minute": 170.0, "minutes": 170.0, "slides": 60.0, "scenes": 150.0, "bullets": 22.0,
+    "字": 1.0, "слов": 2.2,
+    "palabras": 1.6, "wörter": 1.8, "mots": 1.6, "từ": 1.5, "seconds": 3.0, "second": 3.0,
 }  # fmt: skip
 
 NUMBERS: dict[str, int] = {

@@ -8,6 +8,7 @@ product against all rows of a bounded index. Weights as in papers.md 5.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,9 @@ NOTHING = np.array([np.nan, 0.0, np.nan, 0.0], np.float32)
 NEAR_NAMES = ("near answer", "best similarity", "near spread", "near count")
 
 
+@cache
 def folding(seed: int = 20) -> tuple[npt.NDArray[np.int16], Floats]:
-    """Return where each gram goes and with which sign, the same at every call."""
+    """Return where each gram goes and with which sign, the same at every call (and shared)."""
     draw = np.random.default_rng(seed)
     places = draw.integers(0, DIMENSIONS, NUM_GRAMS).astype(np.int16)
     return places, draw.choice(np.array([-1.0, 1.0], np.float32), NUM_GRAMS)

@@ -13,8 +13,9 @@ class Question:
 
     `text` is what is asked (the last user message; "" where it is not known), bounded to
     MOST_TEXT characters by whoever makes the question: see `bounded`. `previous_outputs` are the
-    tokens of the same conversation's earlier answers, oldest first. `hour` is the UTC hour of the
-    day, 0 to 24.
+    tokens of the same conversation's earlier answers, oldest first; `asked_tokens` those of what
+    was asked in each of its turns, oldest first, this turn's last, () where they are not known.
+    `hour` is the UTC hour of the day, 0 to 24.
     """
 
     tenant: str
@@ -23,6 +24,7 @@ class Question:
     max_tokens: int
     previous_outputs: tuple[int, ...] = ()
     hour: float = 0.0
+    asked_tokens: tuple[int, ...] = ()
 
 
 def bounded(text: str) -> str:
