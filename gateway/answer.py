@@ -17,10 +17,10 @@ from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
 from engine.core.request import FinishReason
 from engine.core.stats import TokenEvent
 from engine.serving.client import EngineClient, TokenStream
-from gateway.admission import Admission, Reservation
 from gateway.choice import Choice
 from gateway.completion import Delta, Usage
 from gateway.errors import ApiError, Problem, bad_value
+from gateway.gate import Gate, Pass
 from gateway.lengths import Lengths
 from gateway.metering import Meter
 from gateway.plan import Plan
@@ -41,17 +41,17 @@ class Answer:
         plan: Plan,
         codec: TextCodec,
         engine: EngineClient,
-        admission: Admission,
+        gate: Gate,
         meter: Meter,
         lengths: Lengths,
     ) -> None:
         self.plan = plan
         self._codec = codec
         self._engine = engine
-        self._admission = admission
+        self._gate = gate
         self._meter = meter
         self._lengths = lengths
-        self._reservation: Reservation | None = None
+        self._pass: Pass | None = None
         self.choices: list[Choice] = []
         self.client_left = False
         self.left_ns: int | None = None
@@ -62,7 +62,10 @@ class Answer:
         self.on_end: Callable[[], None] | None = None  # called when it is ended from outside
 
     def open(self) -> None:
-        """Take places in the queue, then seats in the engine: all or none; raises ApiError."""
+        """Take places in the queue, then seats in the engine: all or none; raises ApiError.
+
+        The plan is from then on as it is served, which may be in a lower tier than asked for.
+        """
         if self.plan.sampling.max_tokens == 0:
             self.choices = [self._choice(index) for index in range(self.plan.num_choices)]
             return
@@ -73,11 +76,10 @@ class Answer:
             raise
 
     def _take_places(self) -> None:
-        plan = self.plan
         if not self._engine.ready:
             raise engine_unavailable()
-        lengths = [len(plan.prompt_of(index)) for index in range(plan.num_choices)]
-        self._reservation = self._admission.admit(plan.tier, lengths)
+        self._pass = self._gate.enter(self.plan)
+        plan = self.plan = self._pass.plan
         for index in range(plan.num_choices):
             choice = self._choice(index)
             self._meter.open(choice.request_id, plan.usage_context(index, choice.stopwatch))
@@ -130,8 +132,8 @@ class Answer:
         if not choice.has_begun and events[0].token_id is not None:
             choice.has_begun = True
             opening = choice.opening()
-            if self._reservation is not None:
-                self._reservation.first_token(choice.index)
+            if self._pass is not None:
+                self._pass.first_token(choice.index, events[0].at_ns)
         was_open = choice.finish_reason is None
         deltas, num_tokens = choice.take(events)
         if was_open and choice.finish_reason is not None and choice.stats is None:
@@ -167,7 +169,7 @@ class Answer:
         return ApiError(
             Problem.SATURATED,
             "The engine's queue is full. Please retry.",
-            retry_after_ms=self._admission.hint_ms(self.plan.tier.name),
+            retry_after_ms=self._gate.hint_ms(self.plan.tier.name),
         )
 
     async def _interleaved(self) -> AsyncGenerator[tuple[Choice, list[TokenEvent]]]:
@@ -230,8 +232,8 @@ class Answer:
 
     def _abort(self) -> None:
         """Free the places at once; the engine frees the seats before it takes another request."""
-        if self._reservation is not None:
-            self._reservation.release()
+        if self._pass is not None:
+            self._pass.release()
         for choice in self.choices:
             if choice.stream is not None and choice.stats is None:
                 self._engine.abort(choice.request_id)

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Lifespan
 
+from engine.core.admission import AdmissionRules, Gatekeeper, Mode
 from engine.core.clock import Clock, MonotonicClock, utc_now
 from engine.core.errors import EngineError
 from engine.serving.client import EngineClient
@@ -28,6 +29,8 @@ from gateway.background import Background
 from gateway.edge import REQUEST_ID, Edge
 from gateway.engine_watch import EngineWatch
 from gateway.errors import ApiError, Problem
+from gateway.forecasts import Forecasts
+from gateway.gate import Gate
 from gateway.gauges import observe
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths, make_predictor
@@ -115,11 +118,21 @@ def build_services(
     engine.add_finish_listener(lengths.on_finish)
     watch = EngineWatch()
     engine.add_step_listener(watch.on_step)
+    table = TierTable(tuple(tiers))
+    admission = Admission(
+        clock,
+        max_queue=settings.max_queue,
+        max_queue_prompt_tokens=settings.max_queue_prompt_tokens,
+    )
+    rules = AdmissionRules(Mode(settings.admission), settings.admission_factor)
+    forecasts = Forecasts(engine, Gatekeeper(rules))
+    if rules.mode is not Mode.OFF:
+        engine.add_step_listener(forecasts.on_step)
     services = Services(
         settings=settings,
         clock=clock,
         ledger=ledger,
-        tiers=TierTable(tuple(tiers)),
+        tiers=table,
         host=ModelHost(engine, load, clock, lengths, settings.aliases),
         auth=Authenticator(
             ledger.repository,
@@ -128,11 +141,8 @@ def build_services(
             ttl_s=settings.key_cache_ttl_s,
             size=settings.key_cache_size,
         ),
-        admission=Admission(
-            clock,
-            max_queue=settings.max_queue,
-            max_queue_prompt_tokens=settings.max_queue_prompt_tokens,
-        ),
+        admission=admission,
+        gate=Gate(clock, admission, forecasts, rules, lambda: table.current),
         lengths=lengths,
         meter=meter,
         telemetry=telemetry,

@@ -30,7 +30,8 @@ OPERATION_CHAT = "chat"
 OPERATION_COMPLETION = "text_completion"
 OBJECTIVE_TTFT, OBJECTIVE_TBT, OBJECTIVE_AVAILABILITY = "ttft", "tbt", "availability"
 TOKENS_INPUT, TOKENS_CACHED, TOKENS_OUTPUT = "input", "cached_input", "output"
-OUTCOME_OK, OUTCOME_ADMITTED = "ok", "admitted"
+OUTCOME_OK = "ok"
+OUTCOME_ADMITTED, OUTCOME_DOWNGRADED = "admitted", "downgraded"
 OUTCOME_DISCONNECTED = "client_disconnected"
 NO_TIER = "none"  # of a request whose sender is not known
 
@@ -103,7 +104,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         QUEUE_DURATION: "From arrival to the engine's first step for a request.",
         QUEUE_DEPTH: "Requests let in that have no token yet.",
         QUEUE_PROMPT_TOKENS: "Prompt tokens of requests that have no token yet.",
-        ADMISSION_DECISIONS: "Requests let in, and refused by reason.",
+        ADMISSION_DECISIONS: "Requests let in, downgraded, and refused by reason.",
         CANCEL_DURATION: "From a client's leaving to its seat in the engine being free.",
         OPEN_ANSWERS: "Answers in the making.",
         SLO_REQUESTS: "Requests that count for an objective, by tenant.",

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
+from engine.core.admission import HINT_STEPS_S
 from engine.core.clock import NS_PER_MS, NS_PER_S
 
-# Hints come in steps, so that they do not show other tenants' load to the millisecond.
-HINT_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120)
 COLD_HINT_S = 2.0  # nothing has left the queue yet, so its rate is unknown
 RATE_SAMPLES = 128  # departures remembered per tier
 RATE_WINDOW_NS = 30 * NS_PER_S

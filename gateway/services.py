@@ -20,6 +20,7 @@ from gateway.auth import Authenticator
 from gateway.background import Background
 from gateway.encoding import Encoder
 from gateway.engine_watch import EngineWatch
+from gateway.gate import Gate
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths
 from gateway.live import LiveAnswers
@@ -123,6 +124,7 @@ class Services:
     host: ModelHost
     auth: Authenticator
     admission: Admission
+    gate: Gate
     lengths: Lengths
     meter: Meter
     telemetry: Telemetry

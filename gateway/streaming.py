@@ -86,13 +86,18 @@ class AnswerResponse(Response):
                 await asyncio.gather(watcher, return_exceptions=True)
 
     def _open(self) -> None:
-        tier = self._plan.tier.name
+        asked = self._plan.tier.name
         try:
             self._answer.open()
         except ApiError as error:
-            self._telemetry.admission(tier, error.spec.reason or error.spec.error_type)
+            self._telemetry.admission(asked, error.spec.reason or error.spec.error_type)
             raise
-        self._telemetry.admission(tier, names.OUTCOME_ADMITTED)
+        # From here on all is said and judged by the tier that it is served in.
+        self._plan = self._answer.plan
+        is_own = self._plan.tier.name == asked
+        self._telemetry.admission(
+            asked, names.OUTCOME_ADMITTED if is_own else names.OUTCOME_DOWNGRADED
+        )
 
     async def _watch(self, receive: Receive) -> None:
         """Free the seats as soon as the client is gone."""
@@ -222,6 +227,7 @@ class AnswerResponse(Response):
         longest = max(len(prompt) for prompt in plan.prompts)
         log.update(
             outcome=self.outcome,
+            tier=plan.tier.name,
             output_tokens=sum(choice.num_answer_tokens for choice in answer.choices),
             ttft_ms=round(min(firsts) / NS_PER_MS, 1) if firsts else None,
             worst_gap_ms=round(max((w.worst_gap_ns for w in watches), default=0) / NS_PER_MS, 1),

@@ -164,7 +164,7 @@ def respond(request: Request, services: Services, plan: Plan) -> Response:
         plan,
         services.host.encoder().codec,
         services.host.engine,
-        services.admission,
+        services.gate,
         services.meter,
         services.lengths,
     )

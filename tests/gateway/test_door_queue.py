@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from openai import InternalServerError
 from sqlalchemy import text
 
+from engine.core.admission import HINT_STEPS_S
 from engine.core.clock import NS_PER_S, VirtualClock
 from gateway.admission import Admission, Reservation
 from gateway.errors import ApiError, Problem
-from gateway.retry_hints import HINT_STEPS_S
 from tenants.values import Overload, TierRecord
 
 
