@@ -74,7 +74,7 @@ class AdmissionRules:
 
     mode: Mode = Mode.SOFT
     factor: float = 2.0
-    most_on_time: float = 0.15
+    most_on_time: float = 0.1
     least_evidence: int = 50
     stale_ns: int = 10 * NS_PER_S
     probe_every: int = 20

@@ -10,13 +10,14 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
+from engine.core.clock import NS_PER_S
 from engine.core.drain import Coming
 
 MOST_ARRIVALS = 512
 MOST_PER_PATH = 128
-NUM_PATHS = 8
-# Of eight evenly spaced pieces, those that differ most come first.
-PATH_ORDER = (0, 4, 2, 6, 1, 5, 3, 7)
+NUM_PATHS = 16
+PATH_ORDER = tuple([5 * number % NUM_PATHS for number in range(NUM_PATHS)])  # neighbours apart
+REACH_NS = 96 * NS_PER_S  # that paths begin ago: what came earlier says less of what comes
 
 
 def _at(one: Coming) -> float:
@@ -54,10 +55,10 @@ class Arrivals:
         return [latest[index] for index in range(end - 1, max(-1, end - 1 - most), -1)]
 
     def starts(self, now_ns: int, length_ns: float) -> list[float]:
-        """Return the times at which the paths of that length begin, over all that is remembered."""
+        """Return the times at which the paths of that length begin, over the latest `REACH_NS`."""
         if not self._latest:
             return [float(now_ns)]
-        span_ns = max(0.0, now_ns - self._latest[0].at_ns - length_ns)
+        span_ns = min(REACH_NS, max(0.0, now_ns - self._latest[0].at_ns - length_ns))
         return [now_ns - span_ns * number / NUM_PATHS for number in PATH_ORDER]
 
     def mirrored(self, now_ns: int, length_ns: float) -> list[Coming]:

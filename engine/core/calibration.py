@@ -21,7 +21,7 @@ EVERY_NS = 2 * NS_PER_S
 PRIOR = (-1.2, -0.7, -0.4, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.1, 1.6)
 PRIOR_FADES = 64  # pairs after which the prior is gone
 MOST_OPEN = 4096  # forecasts whose outcome is awaited
-PRIOR_WEIGHT = 8  # pairs that a prior chance weighs as much as
+PRIOR_WEIGHT = 16  # pairs that a prior chance weighs as much as
 # One that is open for more than twice as long as usual has been passed over: it will wait for four
 # times as long yet. Factors, as logarithms.
 OVERDUE, LONGER = math.log(2.0), math.log(4.0)

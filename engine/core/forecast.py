@@ -22,9 +22,10 @@ from engine.core.prompt_plan import PromptOrder
 from engine.core.request import LengthEstimate, Slo
 
 FIRST_PATHS = 4  # where none of these gives it up, the others would hardly
+MORE_PATHS = 8  # where less than half of these give it up, it is not known better by more
 TIGHT = 0.6  # of the target: only who comes nearer is put to the paths
 LOW, HIGH = 0.05, 0.95  # the ends of the interval
-TRUST = 0.92  # in a risk of 1 before any outcome of its kind is known
+SOME_LUCK = 0.75  # of the chance left by the risk, before any outcome of its kind is known
 LEAST_PAIRS = 8  # before outcomes say more of a likely miss than the simulation
 RETRY_PATHS = 3
 FARTHEST_NS = 60 * NS_PER_S  # that a drain is simulated into the future
@@ -174,7 +175,9 @@ class Forecaster:
             number += 1
             if not place.is_given_up:
                 times.append(queue.ttft_ns(place.done_ns))
-            if number == FIRST_PATHS == len(times):
+            if number == FIRST_PATHS == len(times) or (
+                number == MORE_PATHS and 2 * len(times) > number
+            ):
                 break
         risk = 1.0 - len(times) / number
         if risk >= 0.5:
@@ -192,7 +195,7 @@ class Forecaster:
         # Where being given up is in question, what counts is where the target stands.
         if risk:
             band, reference, limit = by_target, float(target_ns), 0.0
-            prior = 1.0 - TRUST * risk
+            prior = SOME_LUCK * (1.0 - risk)
         else:
             band, reference, limit = by_raw, raw_ns, math.log(target_ns / max(raw_ns, 1.0))
             prior = bisect_right(PRIOR, limit) / len(PRIOR)
