@@ -14,80 +14,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.command_variables import COMMAND_VARIABLES
+
 ENV_PREFIX = "TIERGATE_"
 
 # Far above all that makes sense, and small enough to be counted in bytes and nanoseconds.
 MOST_GIB = 2**20
 MOST_S = 30 * 24 * 3600
-
-# Flags of single commands, which no gateway reads.
-COMMAND_VARIABLES = frozenset(
-    {
-        "TIERGATE_URL",
-        "TIERGATE_KEY",
-        "TIERGATE_CHAT_MODEL",
-        "TIERGATE_CHAT_SYSTEM",
-        "TIERGATE_CHAT_MAX_TOKENS",
-        "TIERGATE_CHAT_PROMPT",
-        "TIERGATE_TENANT",
-        "TIERGATE_TENANT_TIER",
-        "TIERGATE_KEY_NAME",
-        "TIERGATE_KEY_EXPIRES_IN",
-        "TIERGATE_KEY_MODELS",
-        "TIERGATE_KEY_ENV",
-        "TIERGATE_JSON",
-        "TIERGATE_MIGRATE_CHECK",
-        "TIERGATE_PROFILE_OUT",
-        "TIERGATE_PROFILE_QUICK",
-        "TIERGATE_REPLAY_CONCURRENCY",
-        "TIERGATE_REPLAY_KEYS",
-        "TIERGATE_REPLAY_KEYS_FILE",
-        "TIERGATE_REPLAY_LABEL",
-        "TIERGATE_REPLAY_MODEL",
-        "TIERGATE_REPLAY_PIN",
-        "TIERGATE_REPLAY_PROMPTS",
-        "TIERGATE_REPLAY_TIMEOUT_S",
-        "TIERGATE_REPLAY_TOKEN_IDS",
-        "TIERGATE_SIM_ARRIVALS",
-        "TIERGATE_SIM_BISECT",
-        "TIERGATE_SIM_CHECK_LAWS",
-        "TIERGATE_SIM_CONTEXT",
-        "TIERGATE_SIM_CRITERION",
-        "TIERGATE_SIM_FAULT",
-        "TIERGATE_SIM_HIGHEST",
-        "TIERGATE_SIM_HORIZON_S",
-        "TIERGATE_SIM_HOST_FORMAT",
-        "TIERGATE_SIM_HOST_TOKENS",
-        "TIERGATE_SIM_JOBS",
-        "TIERGATE_SIM_JSON",
-        "TIERGATE_SIM_KV_TOKENS",
-        "TIERGATE_SIM_LOWEST",
-        "TIERGATE_SIM_MAX_ANSWER_TOKENS",
-        "TIERGATE_SIM_MAX_PROMPT_TOKENS",
-        "TIERGATE_SIM_OPTION",
-        "TIERGATE_SIM_OUT",
-        "TIERGATE_SIM_POLICIES",
-        "TIERGATE_SIM_POLICY",
-        "TIERGATE_SIM_PREDICTOR",
-        "TIERGATE_SIM_PREMIUM_SHARE",
-        "TIERGATE_SIM_PROFILE",
-        "TIERGATE_SIM_RATE",
-        "TIERGATE_SIM_RATES",
-        "TIERGATE_SIM_RECORDS",
-        "TIERGATE_SIM_REPLACE",
-        "TIERGATE_SIM_REQUESTS",
-        "TIERGATE_SIM_SCALE",
-        "TIERGATE_SIM_SEED",
-        "TIERGATE_SIM_SEEDS",
-        "TIERGATE_SIM_SIGMA",
-        "TIERGATE_SIM_START",
-        "TIERGATE_SIM_TENANTS",
-        "TIERGATE_SIM_TIERS",
-        "TIERGATE_SIM_TITLE",
-        "TIERGATE_SIM_TOLERANCE",
-        "TIERGATE_SIM_TRACE",
-    }
-)
 
 
 class SettingsError(Exception):
@@ -249,17 +182,16 @@ class Settings(BaseSettings):
     )
 
     # what is known in advance
-    admission: Literal["off", "soft", "hard"] = Field(
+    admission: Literal["off", "shadow", "soft", "hard"] = Field(
         "soft",
-        description="Whether a forecast may refuse: never, only below the first tier, or anybody;"
-        " what a tier's on_overload says is done.",
+        description="May a forecast refuse, where a tier's on_overload lets it? Never (off, shadow:"
+        " noted), behind the first tier who would be far too late (soft), whoever is late (hard).",
     )
     admission_factor: float = Field(
         2.0,
         ge=1,
         le=1000,
-        description="A first token must be forecast so many times as late as promised before it"
-        " counts as late.",
+        description="soft: so many times the promised time to first token is too late.",
     )
     learn: bool = Field(
         True, description="Learn from finished answers how long the next will be; kept in data_dir."

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gateway.cli.limit import read_limits
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
 from gateway.cli.output import CommandError, moment, note, print_json, print_table
+from gateway.cli.times import later, parse_duration
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
-    from tenants.values import IssuedKey, KeyRecord, TenantRecord
-
-UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+    from tenants.repository import RevocationPlan, Rotation
+    from tenants.values import Budget, IssuedKey, KeyRecord, Limits, Route, TenantRecord
 
 Tenant = Annotated[str, flag("tenant", "Whose key it is, by name or id.", "NAME")]
 Name = Annotated[str, flag("name", "What it is for.", "TEXT", "TIERGATE_KEY_NAME")]
@@ -43,12 +43,52 @@ Environment = Annotated[
 ]
 
 
+Which = Annotated[
+    str, typer.Argument(metavar="KEY", help="Its id, as listed (tgk_live_...x7Qa), or whole.")
+]
+Scopes = Annotated[
+    str | None,
+    flag(
+        "scopes",
+        "What it may be used for, with commas between: chat, completions, responses, messages, "
+        "embeddings, models; default: everything.",
+        "A,B",
+        "TIERGATE_KEY_SCOPES",
+    ),
+]
+Rpm = Annotated[
+    str | None, flag("rpm", "Most requests in any 60 seconds.", "N", "TIERGATE_KEY_RPM")
+]
+Tpm = Annotated[str | None, flag("tpm", "Most tokens in any 60 seconds.", "N", "TIERGATE_KEY_TPM")]
+Concurrent = Annotated[
+    str | None,
+    flag("concurrent", "Most requests at the same time.", "N", "TIERGATE_KEY_CONCURRENT"),
+]
+Budgets = Annotated[
+    list[str] | None,
+    flag(
+        "budget",
+        "tokens=1000000/day, money=12.50/month or .../week; may be given several times.",
+        "BUDGET",
+        "TIERGATE_KEY_BUDGET",
+    ),
+]
+Alert = Annotated[
+    int | None,
+    flag(
+        "alert", "Warn when so many percent of a budget are spent.", "PERCENT", "TIERGATE_KEY_ALERT"
+    ),
+]
+
+
 def build_app() -> typer.Typer:
     """Return the sub-command `key`."""
     app = typer.Typer(help="The keys of tenants.", rich_markup_mode=None)
     app.command("create")(create)
     app.command("list")(list_all)
+    app.command("rotate")(rotate)
     app.command("revoke")(revoke)
+    app.command("revoke-all")(revoke_all)
     return app
 
 
@@ -58,6 +98,12 @@ def create(
     expires_in: ExpiresIn = None,
     models: Models = None,
     environment: Environment = "live",
+    scopes: Scopes = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budgets = None,
+    alert: Alert = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -68,22 +114,31 @@ def create(
     Examples:
       tiergate key create --tenant acme
       KEY=$(tiergate key create --tenant acme --name ci --expires-in 90d)
+      tiergate key create --tenant acme --scopes chat,models --rpm 60 --budget tokens=1000000/day
     """
     from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
 
     now = utc_now()
     lifetime = None if expires_in is None else parse_duration(expires_in)
     kind = _environment(environment)
     allowed = None if models is None else [m.strip() for m in models.split(",")]
+    routes = None if scopes is None else _routes(scopes)
+    limits = _limits({"rpm": rpm, "tpm": tpm, "concurrent": concurrent})
+    budgets = _budgets(budget or [], alert)
 
     async def work(ledger: Ledger) -> IssuedKey:
         return await ledger.repository.create_key(
             tenant,
             now,
             name,
-            expires_at=None if lifetime is None else _later(now, lifetime),
+            expires_at=None if lifetime is None else later(now, lifetime),
             models=allowed,
+            scopes=routes,
+            limits=limits,
+            budgets=budgets,
             env=kind,
+            by=operator(),
         )
 
     issued = with_ledger(database_url, data_dir, work)
@@ -125,6 +180,7 @@ def list_all(
             names.get(k.tenant_id, k.tenant_id),
             k.name,
             ",".join(k.models) if k.models else "all",
+            ",".join(k.scopes) if k.scopes else "all",
             moment(k.expires_at),
             moment(k.revoked_at),
             moment(k.last_used_at),
@@ -132,13 +188,12 @@ def list_all(
         ]
         for k in keys
     ]
-    print_table(["key", "tenant", "name", "models", "expires", "revoked", "last used", "id"], rows)
+    head = ["key", "tenant", "name", "models", "scopes", "expires", "revoked", "last used", "id"]
+    print_table(head, rows)
 
 
 def revoke(
-    which: Annotated[
-        str, typer.Argument(metavar="KEY", help="Its id, as listed (tgk_live_...x7Qa), or whole.")
-    ],
+    which: Which,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -149,27 +204,137 @@ def revoke(
       tiergate key revoke tgk_live_...x7Qa
     """
     from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
 
     async def work(ledger: Ledger) -> KeyRecord:
-        return await ledger.repository.revoke_key(which, utc_now())
+        return await ledger.repository.revoke_key(which, utc_now(), by=operator())
 
     record = with_ledger(database_url, data_dir, work)
     print(f"revoked {record.display} ({record.name}) at {moment(record.revoked_at)}")
 
 
-def parse_duration(text: str) -> timedelta:
-    """Return how long `90d`, `12h`, `30m` or `4w` is."""
-    parts = re.fullmatch(r"([1-9][0-9]{0,8})([mhdw])", text.strip())
-    if parts is None:
-        raise CommandError(f"--expires-in: {text!r} is not a time such as 90d, 12h, 30m or 4w")
-    return timedelta(seconds=int(parts[1]) * UNITS[parts[2]])
+def rotate(
+    which: Which,
+    overlap: Annotated[
+        str,
+        flag(
+            "overlap",
+            "How long the old key works beside the new one, up to 90d; 0 for not at all.",
+            "TIME",
+            "TIERGATE_KEY_OVERLAP",
+        ),
+    ] = "24h",
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the successor of a key and print it; the old one expires after the overlap.
+
+    The new key may do what the old one may, and both share one set of limits.
+
+    \b
+    Example:
+      tiergate key rotate tgk_live_...x7Qa --overlap 24h
+    """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
+    beside = timedelta(0) if overlap == "0" else parse_duration(overlap, "--overlap")
+
+    async def work(ledger: Ledger) -> Rotation:
+        return await ledger.repository.rotate_key(which, utc_now(), beside, by=operator())
+
+    turned = with_ledger(database_url, data_dir, work)
+    if as_json:
+        issued = turned.issued
+        print_json({"key": issued.plaintext, "record": issued.record, "old": turned.old})
+        return
+    print(turned.issued.plaintext)
+    note(
+        f"key {turned.issued.record.name!r} follows {turned.old.display}, which works until "
+        f"{moment(turned.old.expires_at)}; it is shown only this once"
+    )
 
 
-def _later(now: datetime, lifetime: timedelta) -> datetime:
-    try:
-        return now + lifetime
-    except OverflowError:
-        raise CommandError("--expires-in: that is after the end of the calendar") from None
+def revoke_all(
+    tenant: Tenant,
+    confirm: Annotated[
+        str | None,
+        flag(
+            "confirm",
+            "The code that was shown with the keys; without it they are only shown.",
+            "CODE",
+            "TIERGATE_KEY_CONFIRM",
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close the door for all keys of a tenant, in two steps: see them, then confirm.
+
+    \b
+    Examples:
+      tiergate key revoke-all --tenant acme
+      tiergate key revoke-all --tenant acme --confirm 4be1c07a
+    """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
+    now = utc_now()
+    if confirm is None:
+
+        async def look(ledger: Ledger) -> RevocationPlan:
+            return await ledger.repository.plan_revocation(tenant, now)
+
+        plan = with_ledger(database_url, data_dir, look)
+        if as_json:
+            print_json(plan)
+            return
+        rows = [[k.display, k.name, moment(k.expires_at), k.id] for k in plan.keys]
+        print_table(["key", "name", "expires", "id"], rows)
+        note(
+            f"to revoke these {len(plan.keys)} keys: "
+            f"tiergate key revoke-all --tenant {tenant} --confirm {plan.code}"
+        )
+        return
+
+    async def close(ledger: Ledger) -> list[KeyRecord]:
+        return await ledger.repository.revoke_all(tenant, confirm, now, by=operator())
+
+    gone = with_ledger(database_url, data_dir, close)
+    if as_json:
+        print_json(gone)
+        return
+    print(f"revoked {len(gone)} keys of {tenant}")
+
+
+def _routes(text: str) -> list[Route]:
+    from tenants.values import Route
+
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in set(Route)]
+    if unknown:
+        raise CommandError(f"--scopes: {unknown[0]!r} is none of {', '.join(Route)}")
+    return [Route(name) for name in names]
+
+
+def _limits(given: dict[str, str | None]) -> Limits:
+    from tenants.limits import changed_limits
+    from tenants.values import Limits
+
+    return changed_limits(Limits(), read_limits(given))
+
+
+def _budgets(texts: list[str], alert: int | None) -> list[Budget]:
+    from tenants.limits import parse_budget
+    from tenants.values import Budget
+
+    read = [parse_budget(text, alert) for text in texts]
+    for text, budget in zip(texts, read, strict=True):
+        if not isinstance(budget, Budget):
+            raise CommandError(f"--budget: {text!r} takes away what a new key does not have")
+    return [budget for budget in read if isinstance(budget, Budget)]
 
 
 def _environment(text: str) -> Literal["live", "test"]:

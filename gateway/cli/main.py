@@ -16,12 +16,16 @@ from typer.exceptions import Abort, TyperException
 
 from engine.core.errors import EngineError
 from gateway.cli import (
+    audit,
+    budget,
     capacity,
     chat,
     compare,
     doctor,
     key,
+    limit,
     migrate,
+    org,
     profile,
     replay,
     report,
@@ -30,6 +34,8 @@ from gateway.cli import (
     simulate,
     tenant,
     tier,
+    usage,
+    user,
 )
 from gateway.cli.output import CommandError, complain
 from tenants.errors import LedgerError
@@ -50,7 +56,16 @@ A first run:
 Tenants and keys of your own:
   tiergate tenant add acme --tier premium
   tiergate key create --tenant acme --expires-in 90d
+  tiergate key rotate tgk_live_...x7Qa --overlap 24h
   tiergate key revoke tgk_live_...x7Qa
+  tiergate limit set --tenant acme --rpm 600 --tpm 200000
+  tiergate budget set --tenant acme tokens=5000000/month --alert 80
+
+\b
+What was used, and who changed what:
+  tiergate usage export --since 2026-11-01 --out november.csv
+  tiergate usage verify november.csv
+  tiergate audit list
 
 \b
 Try scheduling policies without a model:
@@ -92,6 +107,11 @@ def build_app() -> typer.Typer:
     app.command("report", short_help="Lay measured beside simulated.")(report.report)
     app.add_typer(tenant.build_app(), name="tenant")
     app.add_typer(key.build_app(), name="key")
+    for name, room in (
+        *(("org", org), ("limit", limit), ("budget", budget)),
+        *(("usage", usage), ("user", user), ("audit", audit)),
+    ):
+        app.add_typer(room.build_app(), name=name)
     return app
 
 

@@ -29,6 +29,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(_plain(value), indent=2))
 
 
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON, with its newline."""
+    return json.dumps(_plain(value), separators=(",", ":")) + "\n"
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print left-aligned columns; the header is upper case, so that `tail -n +2` drops it."""
     table = [[name.upper() for name in header], *([cell or "-" for cell in row] for row in rows)]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import AsJson, DatabaseUrl, DataDir, with_ledger
+from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
 from gateway.cli.output import moment, note, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
-    from tenants.values import TenantRecord
+    from tenants.values import OrganisationRecord, TenantRecord
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name, or its id.")]
 
@@ -37,6 +37,9 @@ def add(
             help="premium, free, or a tier that you have added.",
         ),
     ] = "free",
+    org: Annotated[
+        str, flag("org", "The organisation that pays for it, by name or id.", "NAME")
+    ] = "default",
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -45,12 +48,15 @@ def add(
 
     \b
     Example:
-      tiergate tenant add acme --tier premium
+      tiergate tenant add acme --tier premium --org umbrella
     """
     from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
 
     async def work(ledger: Ledger) -> TenantRecord:
-        return await ledger.repository.create_tenant(name, tier, utc_now())
+        return await ledger.repository.create_tenant(
+            name, tier, utc_now(), organisation=org, by=operator()
+        )
 
     record = with_ledger(database_url, data_dir, work)
     if as_json:
@@ -61,19 +67,32 @@ def add(
 
 
 def list_all(
-    database_url: DatabaseUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+    org: Annotated[
+        str | None, flag("org", "Only this organisation's, by name or id.", "NAME")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the tenants and the tier of each."""
+    """List the tenants, the tier of each and who pays for it."""
 
-    async def work(ledger: Ledger) -> list[TenantRecord]:
-        return await ledger.repository.list_tenants()
+    async def work(ledger: Ledger) -> tuple[list[TenantRecord], list[OrganisationRecord]]:
+        repository = ledger.repository
+        return await repository.list_tenants(org), await repository.list_organisations()
 
-    records = with_ledger(database_url, data_dir, work)
+    records, organisations = with_ledger(database_url, data_dir, work)
     if as_json:
         print_json(records)
         return
-    rows = [[r.name, r.tier, moment(r.created_at), moment(r.disabled_at), r.id] for r in records]
-    print_table(["name", "tier", "created", "disabled", "id"], rows)
+    names = {o.id: o.name for o in organisations}
+    rows = [
+        [
+            *(r.name, r.tier, names.get(r.organisation_id, r.organisation_id)),
+            *(moment(r.created_at), moment(r.disabled_at), r.id),
+        ]
+        for r in records
+    ]
+    print_table(["name", "tier", "org", "created", "disabled", "id"], rows)
 
 
 def disable(name: Name, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:
@@ -92,8 +111,9 @@ def _set_disabled(
     name: str, disabled: bool, database_url: str | None, data_dir: str | None
 ) -> TenantRecord:
     from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
 
     async def work(ledger: Ledger) -> TenantRecord:
-        return await ledger.repository.set_tenant_disabled(name, disabled, utc_now())
+        return await ledger.repository.set_tenant_disabled(name, disabled, utc_now(), by=operator())
 
     return with_ledger(database_url, data_dir, work)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, with_ledger
-from gateway.cli.output import CommandError, note, print_json, print_table
+from gateway.cli.output import CommandError, moment, note, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
-    from tenants.values import TierRecord
+    from tenants.values import TierRecord, TierVersion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The tier's name.")]
 Pairs = Annotated[
@@ -20,7 +20,8 @@ Pairs = Annotated[
         metavar="FIELD=VALUE...",
         help="rank, ttft_ms, ttft_ms_per_1k_prompt_tokens, tbt_ms, tbt_mode (gap or stream), "
         "pace_ms, objective, weight, max_queue, max_output_tokens, "
-        "on_overload (queue, reject or downgrade).",
+        "on_overload (queue, reject or downgrade), on_limiter_away (local or refuse), "
+        "price_prompt_nano, price_cached_nano, price_output_nano (billionths for a token).",
     ),
 ]
 
@@ -31,6 +32,7 @@ def build_app() -> typer.Typer:
     app.command("list")(list_all)
     app.command("set")(change)
     app.command("add")(add)
+    app.command("versions")(versions)
     return app
 
 
@@ -47,7 +49,7 @@ def list_all(
         print_json(records)
         return
     head = ["name", "rank", "ttft_ms", "per_1k", "tbt_ms", "tbt_mode", "pace_ms", "objective"]
-    head += ["on_overload"]
+    head += ["on_overload", "prices"]
     rows = [
         [
             tier.name,
@@ -56,6 +58,7 @@ def list_all(
             str(tier.pace_ms),
             f"{tier.objective:g}",
             tier.on_overload.value,
+            prices_of(tier),
         ]
         for tier in records
     ]
@@ -76,11 +79,15 @@ def change(
       tiergate tier set free pace_ms=50
       tiergate tier set premium tbt_ms=80 tbt_mode=stream
       tiergate tier set free on_overload=reject
+      tiergate tier set premium price_prompt_nano=250 price_output_nano=1000
     """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
     fields = parse_pairs(values)
 
     async def work(ledger: Ledger) -> TierRecord:
-        return await ledger.repository.change_tier(name, fields)
+        return await ledger.repository.change_tier(name, fields, now=utc_now(), by=operator())
 
     record = with_ledger(database_url, data_dir, work)
     if as_json:
@@ -102,10 +109,13 @@ def add(
     Example:
       tiergate tier add batch rank=2 ttft_ms=60000 tbt_ms=2000 tbt_mode=stream
     """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
     fields = parse_pairs(values)
 
     async def work(ledger: Ledger) -> TierRecord:
-        return await ledger.repository.create_tier(name, fields)
+        return await ledger.repository.create_tier(name, fields, now=utc_now(), by=operator())
 
     record = with_ledger(database_url, data_dir, work)
     if as_json:
@@ -113,6 +123,38 @@ def add(
         return
     print(f"added tier {record.name} of rank {record.rank}")
     note(f"next: tiergate tenant add SOMEONE --tier {record.name}")
+
+
+def versions(
+    name: Name,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what a tier has promised and cost over time; bills are made by these versions."""
+
+    async def work(ledger: Ledger) -> list[TierVersion]:
+        return await ledger.repository.list_tier_versions(name)
+
+    records = with_ledger(database_url, data_dir, work)
+    if as_json:
+        print_json(records)
+        return
+    rows = [
+        [
+            str(v.tier.version),
+            moment(v.changed_at),
+            *map(str, (v.tier.ttft_ms, v.tier.tbt_ms, v.tier.pace_ms)),
+            prices_of(v.tier),
+        ]
+        for v in records
+    ]
+    print_table(["version", "since", "ttft_ms", "tbt_ms", "pace_ms", "prices"], rows)
+
+
+def prices_of(tier: TierRecord) -> str:
+    """Return the prices for a token of prompt, cached prompt and output, in billionths."""
+    return f"{tier.price_prompt_nano}/{tier.price_cached_nano}/{tier.price_output_nano}"
 
 
 def parse_pairs(pairs: list[str]) -> dict[str, str]:

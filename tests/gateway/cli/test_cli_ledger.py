@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.key import parse_duration
 from gateway.cli.output import CommandError
+from gateway.cli.times import parse_duration
 from tenants.keys import is_well_formed
 
 
@@ -35,7 +35,7 @@ def test_tenants_are_listed_as_columns_and_as_json(tiergate: Any) -> None:
     tiergate("tenant", "add", "acme", "--tier", "premium")
     tiergate("tenant", "add", "beta")
     header, *rows = tiergate("tenant", "list").out.splitlines()
-    assert header.split() == ["NAME", "TIER", "CREATED", "DISABLED", "ID"]
+    assert header.split() == ["NAME", "TIER", "ORG", "CREATED", "DISABLED", "ID"]
     assert [row.split()[:2] for row in rows] == [["acme", "premium"], ["beta", "free"]]
     listed = tiergate("tenant", "list", "--json").json
     assert [(t["name"], t["tier"], t["disabled_at"]) for t in listed] == [
@@ -81,7 +81,18 @@ def test_tiers_are_listed_changed_and_added(tiergate: Any) -> None:
     """What an operator promises is a row, changed in one line."""
     header, premium, _ = tiergate("tier", "list").out.splitlines()
     assert header.split()[:2] == ["NAME", "RANK"]
-    assert premium.split() == ["premium", "0", "500", "250", "100", "gap", "0", "0.99", "queue"]
+    assert premium.split() == [
+        "premium",
+        "0",
+        "500",
+        "250",
+        "100",
+        "gap",
+        "0",
+        "0.99",
+        "queue",
+        "0/0/0",
+    ]
     done = tiergate("tier", "set", "free", "pace_ms=50", "tbt_ms=250")
     assert (done.code, done.out) == (0, "changed tier free: pace_ms=50, tbt_ms=250\n")
     added = tiergate("tier", "add", "batch", "rank=2", "ttft_ms=60000", "tbt_ms=2000", "--json")
