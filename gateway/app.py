@@ -29,6 +29,7 @@ from gateway.background import Background
 from gateway.edge import REQUEST_ID, Edge
 from gateway.engine_watch import EngineWatch
 from gateway.errors import ApiError, Problem
+from gateway.forecast_gauges import observe_forecasts
 from gateway.forecasts import Forecasts
 from gateway.gate import Gate
 from gateway.gauges import observe
@@ -152,6 +153,7 @@ def build_services(
         admin_token=admin_token,
     )
     observe(services)
+    observe_forecasts(services)
     return services
 
 

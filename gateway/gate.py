@@ -153,7 +153,7 @@ class Gate:
         if passed.came_back and index == 0:
             due_ns = plan.slo.first_token_due_ns(plan.arrival_ns, len(plan.prompt_of(0)))
             if at_ns <= due_ns:
-                self.hints.was_met()
+                self.hints.was_on_time()
 
     def left(self, passed: Pass) -> None:
         """It is over; called by `Pass` only. Without a first token it says nothing of forecasts."""

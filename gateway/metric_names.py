@@ -70,6 +70,21 @@ COPIED_TOKENS = "tiergate.kv.copied_tokens"  # by tiergate.state: out, in
 LOST_COPIES = "tiergate.kv.lost_copies"
 RECOMPUTED_TOKENS = "tiergate.engine.recomputed_tokens"
 COMPUTED_TOKENS = "tiergate.engine.computed_tokens"
+FORECAST_ERROR = "tiergate.forecast.error"  # by tier and quantile
+FORECAST_COVERAGE = "tiergate.forecast.coverage"  # by tier
+REFUSALS = "tiergate.refusals"  # by tiergate.state: justified, false, unjudged
+REFUSALS_FALSE_SHARE = "tiergate.refusals.false_share"
+LEDGER_CHECKS = "tiergate.refusals.checks"  # by tiergate.state: agreed, disagreed
+RETRY_RETURNS = "tiergate.retry.returns"  # by tiergate.state: tried, admitted, on_time
+RETRY_HINTS = "tiergate.retry.hints"  # by tiergate.state: given, followed, admitted, on_time
+LENGTH_ORDER = "tiergate.lengths.order_accuracy"
+LENGTH_COVERAGE = "tiergate.lengths.high_coverage"
+LENGTH_ERROR = "tiergate.lengths.log_error"
+LENGTH_ROWS = "tiergate.lengths.rows"
+LENGTH_MODELS = "tiergate.lengths.models"
+LENGTH_LEARNED = "tiergate.lengths.learned"
+LENGTH_FITS = "tiergate.lengths.fits"
+LENGTH_DRIFTS = "tiergate.lengths.drifts"
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
 
@@ -127,6 +142,21 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LOST_COPIES: "Copies that failed; their contexts were computed again.",
         COMPUTED_TOKENS: "Tokens computed, those computed again included.",
         RECOMPUTED_TOKENS: "Tokens computed a second time after a preemption or a fault.",
+        FORECAST_ERROR: "Error of predicted times to first token, as a share of the true time.",
+        FORECAST_COVERAGE: "Share of first tokens within their predicted interval; 0.9 is meant.",
+        REFUSALS: "Refusals by forecast, by what would have become of the request.",
+        REFUSALS_FALSE_SHARE: "Share of the judged refusals whose request would have been on time.",
+        LEDGER_CHECKS: "Admitted requests judged as if refused: does the judgement hold?",
+        RETRY_RETURNS: "Refused requests, come back in thought at the hinted time.",
+        RETRY_HINTS: "Retry hints, and what became of keys that came back when told.",
+        LENGTH_ORDER: "Share of pairs of recent answers whose predicted lengths are in order.",
+        LENGTH_COVERAGE: "Share of recent answers below their high prediction; 0.9 is meant.",
+        LENGTH_ERROR: "Mean absolute error of the logarithm of recent predicted lengths.",
+        LENGTH_ROWS: "Finished answers that predictions of length rest on.",
+        LENGTH_MODELS: "Fitted models of answer lengths in use.",
+        LENGTH_LEARNED: "Answers learned from.",
+        LENGTH_FITS: "Fits of models of answer lengths that succeeded.",
+        LENGTH_DRIFTS: "Changes of traffic that made predictions of length begin anew.",
         USAGE_RECORDS: "Usage records by what became of them.",
         USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
     }

@@ -60,13 +60,13 @@ class HintScore:
     """What became of hints so far.
 
     `followed`: the key came back when it was told to; of those `admitted`: was let in; of those
-    `met`: had its first token in time.
+    `on_time`: had its first token in time.
     """
 
     given: int = 0
     followed: int = 0
     admitted: int = 0
-    met: int = 0
+    on_time: int = 0
 
 
 class HintBook:
@@ -74,12 +74,12 @@ class HintBook:
 
     def __init__(self) -> None:
         self._due: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
-        self._given = self._followed = self._admitted = self._met = 0
+        self._given = self._followed = self._admitted = self._on_time = 0
 
     @property
     def score(self) -> HintScore:
         """Return the counts."""
-        return HintScore(self._given, self._followed, self._admitted, self._met)
+        return HintScore(self._given, self._followed, self._admitted, self._on_time)
 
     def give(self, key_id: str, tier: str, hint_ms: int, now_ns: int) -> None:
         """A request of this key was refused with this hint; one that still stands is kept.
@@ -115,6 +115,6 @@ class HintBook:
         """One that came back was let in."""
         self._admitted += 1
 
-    def was_met(self) -> None:
+    def was_on_time(self) -> None:
         """One that came back and was let in had its first token in time."""
-        self._met += 1
+        self._on_time += 1

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from engine.core.clock import NS_PER_MS
 from gateway.admin_page import render_page
+from gateway.admission_view import admission_fields
 from gateway.engine_view import engine_fields
 from gateway.errors import ApiError, Problem
 from gateway.principal import service_tier_name
@@ -68,6 +69,14 @@ async def engine_state(request: Request) -> Response:
     return json_response(describe(services))
 
 
+@router.get("/admin/api/admission")
+async def admission_state(request: Request) -> Response:
+    """Return what is expected of first tokens and lengths, and how it has been borne out."""
+    services: Services = request.app.state.services
+    require_admin(request, services)
+    return json_response(admission_fields(services))
+
+
 def describe(services: Services) -> dict[str, Any]:
     """Return the gateway's state as plain values."""
     host, admission = services.host, services.admission
@@ -76,7 +85,8 @@ def describe(services: Services) -> dict[str, Any]:
     engine = shown = None
     if snapshot is not None:
         now_ns = services.clock.now_ns()
-        shown = dataclasses.asdict(snapshot)
+        shown = dataclasses.asdict(dataclasses.replace(snapshot, load=None))
+        del shown["load"]  # the door's business: /admin/api/admission
         for name in ("waiting_by_tier", "running_by_tier", "parked_by_tier"):
             shown[name] = dict(shown[name])
         shown["age_ms"] = (now_ns - shown.pop("at_ns")) // NS_PER_MS
