@@ -301,6 +301,7 @@ class Limiter:
         elif now_ns - self._renewed_ns >= self._renew_ns:
             self._renewed_ns = now_ns
             await self._renew()
+            await self._catch_up()
             if now_ns - self._emergency_ns > EMERGENCY_NS:
                 self._emergency.clear()
         elif now_ns - self._retried_ns >= RETRY_PAUSE_NS:
