@@ -111,8 +111,8 @@ class LengthModel:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes in memory of each array, by name."""
-        shared = {"places": self.places, "signs": self.signs}
-        return {name: array.nbytes for name, array in {**self._arrays(), **shared}.items()}
+        own = {name: array.nbytes for name, array in self._arrays().items()}
+        return {**own, "places": self.places.nbytes, "signs": self.signs.nbytes}
 
     def to_bytes(self) -> bytes:
         """Return the model as bytes that `from_bytes` reads: arrays, no text, no code."""

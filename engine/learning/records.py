@@ -236,8 +236,13 @@ def _text(row: Mapping[str, Any]) -> str:
 
 def _count(name: str, number: int, what: str, value: Any) -> int:
     """Return a number of tokens; of an answer's text, its words and signs."""
-    if isinstance(value, str) and not value.strip().replace(".", "", 1).isdecimal():
-        return max(1, len(WORD.findall(value.lower())) + sum(map(value.count, ".,;:!?()\n")))
+    try:
+        float(value)
+    except ValueError:
+        text = str(value)
+        return max(1, len(WORD.findall(text.lower())) + sum(map(text.count, ".,;:!?()\n")))
+    except TypeError:
+        pass  # said better below
     return _number(name, number, what, value)
 
 

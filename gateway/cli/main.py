@@ -26,6 +26,7 @@ from gateway.cli import (
     limit,
     migrate,
     org,
+    predict_eval,
     profile,
     replay,
     report,
@@ -99,6 +100,9 @@ def build_app() -> typer.Typer:
         settings_command.settings
     )
     app.command("profile", short_help="Measure what steps take here.")(profile.profile)
+    app.command("predict-eval", short_help="Score the length predictor on a file.")(
+        predict_eval.predict_eval
+    )
     app.command("simulate", short_help="Run one policy in virtual time.")(simulate.simulate)
     app.command("compare", short_help="Compare policies, into a report.")(compare.compare)
     app.command("capacity", short_help="Find the rate a policy can take.")(capacity.capacity)
