@@ -23,7 +23,7 @@ from gateway.schemas import ChatBody, CompletionBody, InputModel, inlined_schema
 from gateway.services import Services
 from gateway.streaming import AnswerResponse
 from gateway.telemetry import AnswerRecord
-from tenants.values import TierRecord
+from tenants.values import Route, TierRecord
 
 router = APIRouter()
 
@@ -45,7 +45,7 @@ async def chat_completions(request: Request) -> Response:
         encoder = _services(request).host.encoder()
         return await encoder.chat(body, principal, tiers, request.state.arrival_ns)
 
-    return await infer(request, names.OPERATION_CHAT, plan)
+    return await infer(request, names.OPERATION_CHAT, Route.CHAT, plan)
 
 
 @router.post("/v1/completions", openapi_extra=_documented(CompletionBody))
@@ -57,7 +57,7 @@ async def completions(request: Request) -> Response:
         encoder = _services(request).host.encoder()
         return await encoder.completion(body, principal, tiers, request.state.arrival_ns)
 
-    return await infer(request, names.OPERATION_COMPLETION, plan)
+    return await infer(request, names.OPERATION_COMPLETION, Route.COMPLETIONS, plan)
 
 
 def _services(request: Request) -> Services:
@@ -65,12 +65,12 @@ def _services(request: Request) -> Services:
     return services
 
 
-async def infer(request: Request, operation: str, make_plan: MakePlan) -> Response:
+async def infer(request: Request, operation: str, route: Route, make_plan: MakePlan) -> Response:
     """Do what both routes do, up to the response; what is refused on the way is counted."""
     services = _services(request)
     principal: Principal | None = None
     try:
-        principal = await authenticate(request, services)
+        principal = await authenticate(request, services, route)
         raw = await read(request, services)
         plan = await make_plan(raw, principal, services.tiers.current)
         plan = await services.lengths.guess(plan)
@@ -109,10 +109,12 @@ def count_refusal(
     )
 
 
-async def authenticate(request: Request, services: Services) -> Principal:
+async def authenticate(request: Request, services: Services, route: Route) -> Principal:
     """Return who asks; raises ApiError."""
     address = "" if request.client is None else request.client.host
-    principal = await services.auth.authenticate(request.headers.get("authorization"), address)
+    principal = await services.auth.authenticate(
+        request.headers.get("authorization"), address, route
+    )
     request.state.log.update(tenant=principal.tenant.id, key=principal.key_id)
     return principal
 

@@ -13,6 +13,7 @@ from gateway.principal import Principal
 from gateway.routes.inference import authenticate
 from gateway.routes.json_response import json_response
 from gateway.services import Services
+from tenants.values import Route
 
 router = APIRouter()
 
@@ -21,7 +22,7 @@ router = APIRouter()
 async def list_models(request: Request) -> Response:
     """List the models that the key may use."""
     services: Services = request.app.state.services
-    principal = await authenticate(request, services)
+    principal = await authenticate(request, services, Route.MODELS)
     cards = [card.as_dict() for card in visible_models(services, principal)]
     return json_response({"object": "list", "data": cards})
 
@@ -30,7 +31,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model; one that the key may not use is as unknown as one that is not there."""
     services: Services = request.app.state.services
-    principal = await authenticate(request, services)
+    principal = await authenticate(request, services, Route.MODELS)
     info = services.host.engine.info
     if info is not None and is_served(model, info, services.host.aliases):
         for card in visible_models(services, principal):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from door_kit import Door
 
 from engine.core.clock import VirtualClock, utc_now
 from gateway.auth import Authenticator
@@ -13,6 +14,8 @@ from gateway.errors import ApiError, Problem
 from gateway.ledger import Ledger, ledger
 from gateway.settings import Settings
 from tenants.values import Limits, Route, Scope
+
+HELLO = {"role": "user", "content": "Hi"}
 
 
 @pytest.fixture
@@ -71,3 +74,25 @@ async def test_the_door_knows_limits_and_who_pays(opened: Ledger, auth: Authenti
     await opened.repository.set_limits(Scope.TENANT, "acme", {"concurrent_requests": 3}, utc_now())
     assert await auth.poll()
     assert [s.scope for s in (await auth.authenticate(header)).limits] == [Scope.KEY, Scope.TENANT]
+
+
+async def test_every_route_asks_for_its_own_scope(door: Door) -> None:
+    """Over HTTP: what a key is not for is 403, before its body is read; the rest is served."""
+    body = {"model": "talker", "max_tokens": 1}
+    calls = {
+        Route.CHAT: ("POST", "/v1/chat/completions", body | {"messages": [HELLO]}),
+        Route.COMPLETIONS: ("POST", "/v1/completions", body | {"prompt": "Hi"}),
+        Route.MODELS: ("GET", "/v1/models", None),
+    }
+    for scope in calls:
+        issued = await door.ledger.repository.create_key(
+            "free-tenant", utc_now(), scope.value, scopes=[scope]
+        )
+        headers = {"authorization": f"Bearer {issued.plaintext}"}
+        for route, (method, path, sent) in calls.items():
+            answer = await door.http.request(method, path, json=sent, headers=headers)
+            if route is scope:
+                assert answer.status_code == 200, (scope, route)
+            else:
+                code = answer.json()["error"]["code"]
+                assert (answer.status_code, code) == (403, "route_not_allowed"), (scope, route)
