@@ -284,7 +284,7 @@ def memory(examples: Sequence[Example]) -> dict[str, Any]:
     predictor = LearnedPredictor(every=1 << 30)
     rng = random.Random(0)
     for tenant in range(1200):
-        count = 2000 if tenant < 8 else 10
+        count = 2000 if tenant < 6 else 10
         for number in range(count):
             question, length = rng.choice(examples)
             question = dataclasses.replace(question, tenant=f"t{tenant}")

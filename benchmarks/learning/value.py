@@ -4,8 +4,9 @@
 
 The headline workload (sharegpt8k lengths, Mistral-7B on an RTX 6000 Ada), ALISE and the hybrid,
 each with the truth (`oracle`), with ours from a cold start (`learned`) and taught by 2,000 other
-rows first (`learned:2000`), with a constant, and with a liar. Of two constants, 256 is the one that nobody would argue with, and 1 makes whoever has got
-least go first: every guess is overrun at once. What is closed of the gap is
+rows first (`learned:2000`), with a constant, and with a liar. Of two constants, 256 is the one that
+nobody would argue with, and 1 makes whoever has got least go first: every guess is overrun at once.
+What is closed of the gap is
 
     (constant - ours) / (constant - oracle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from engine.learning import scope as scope_module
 from engine.learning import scopes as scopes_module
 from engine.learning.cold import PRIOR
 from engine.learning.predictor import LearnedPredictor
+from engine.learning.question import Question
 from engine.learning.scopes import Sharing
 
 
@@ -180,3 +182,31 @@ def test_what_is_not_known_or_came_to_nothing_is_ignored() -> None:
         predictor.observe("twice", 5, is_whole=True)
     stats = predictor.stats()
     assert (stats.learned, stats.open_questions) == (1, 0)
+
+
+ODD_TEXTS = st.one_of(
+    st.text(max_size=300), st.sampled_from(["", "\ud800", "\0" * 4000, "🙂" * 4000])
+)
+COUNTS = st.one_of(st.integers(0, 5), st.integers(0, 10**8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(ODD_TEXTS, COUNTS, st.integers(1, 10**8), st.lists(COUNTS, max_size=90), st.floats(-1, 25))
+def test_whatever_is_asked_a_guess_within_bounds_is_given(
+    text: str, num_prompt: int, most: int, previous: list[int], hour: float
+) -> None:
+    """Before anything is known and when a model is there; it is learned from as well."""
+    cold = LearnedPredictor(every=1)
+    for predictor in (cold, taught_predictor()):
+        question = Question("acme", text, num_prompt, most, tuple(previous), hour)
+        for number in range(2):
+            guess = predictor.predict(str(number), question)
+            assert 1.0 <= guess.middle <= guess.high <= most
+            predictor.observe(str(number), most, is_whole=False)
+
+
+@cache
+def taught_predictor() -> LearnedPredictor:
+    predictor = LearnedPredictor(every=1)
+    serve(predictor, random.Random(0), 210)
+    return predictor
