@@ -149,7 +149,10 @@ class Queue:
                 ahead += one.num_tokens
         before = ahead + sum([tokens for due_ns, tokens, *_ in mates if due_ns <= me.due_ns])
         self.wait_ns = self._rest_of_step(began_ns)
-        self._speed = speed(load, rank, has_room=self._has_room(before))
+        ranks = [one.rank for one in pending]
+        num_before = sum([n for r, n in self._starters(ranks) if r <= rank or not plan.by_class])
+        has_room = load.free_seats > num_before and self._has_blocks(before)
+        self._speed = speed(load, rank, has_room=has_room)
         out = min(load.open_tokens, self._speed * step_ns(load, load.open_tokens))
         self._ahead = float(ahead) - out
         everyone = load.open_tokens + sum([one.num_tokens for one in pending])
@@ -175,7 +178,15 @@ class Queue:
             return 0.0
         return max(0.0, began_ns + step_ns(load, load.open_tokens) - self.now_ns)
 
-    def _has_room(self, num_before: int) -> bool:
+    def _starters(self, pending_ranks: Sequence[int]) -> list[tuple[int, int]]:
+        """Return how many want a seat that they have not got yet, by rank."""
+        waiting = [
+            (c.rank, c.more + sum([not p.is_started for p in c.prompts])) for c in self.load.classes
+        ]
+        return [*waiting, *[(rank, 1) for rank in pending_ranks]]
+
+    def _has_blocks(self, num_before: int) -> bool:
+        """True where so many tokens and the newcomer's fit into what is free."""
         load = self.load
         spare = SPARE_SHARE * load.num_blocks if self.me.rank else 0.0
         free = (load.free_blocks + load.coming_blocks - spare) * load.block_size

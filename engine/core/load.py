@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from engine.core.prompt_plan import PLAIN_PLAN, PromptPlan
 
+MANY = 1 << 30
+
 
 class OpenPrompt(NamedTuple):
     """A request without a first token that can still be on time, as far as its policy knows.
@@ -109,6 +111,7 @@ class EngineLoad:
     free_blocks: int = 0
     coming_blocks: int = 0
     block_size: int = 1
+    free_seats: int = MANY  # how many more requests may be started before one has to end
     releases: tuple[Release, ...] = ()  # the soonest first
     future_peak_tokens: int = 0
     draining: bool = False

@@ -91,6 +91,7 @@ class LoadMeter:
         view, queues, limits = self._planner.view(now_ns), self._queues, self._planner.limits
         decoding = queues.decoding.values()
         plan, model = self._policy.prompt_plan, self._model
+        seats = limits.max_running or view.capacity.max_batch_requests
         classes: dict[str, _ClassReading] = {}
         for request in (*queues.prefilling.values(), *queues.waiting):
             _of(classes, request).add_prompt(request, self._policy, plan.order, now_ns)
@@ -125,6 +126,7 @@ class LoadMeter:
             free_blocks=view.free_blocks,
             coming_blocks=view.coming_blocks,
             block_size=view.capacity.block_size,
+            free_seats=max(0, seats - queues.num_running),
             releases=releases,
             future_peak_tokens=int(peak),
             draining=draining,
