@@ -1,0 +1,203 @@
+"""Who may be refused by forecast, who never, and what is told them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_forecast import AT, FREE, MS, PREMIUM, S, make_load, newcomer, waiting
+
+from engine.core.admission import (
+    HINT_STEPS_S,
+    MOST_FOLLOWED,
+    Action,
+    AdmissionRules,
+    Gatekeeper,
+    Mode,
+    OnOverload,
+    Reason,
+)
+from engine.core.load import EngineLoad
+from engine.core.prompt_plan import PromptPlan
+
+BUSY = make_load(waiting("free", 1, [2000] * 40), rate=1000.0, free=0, plan=PromptPlan())
+NO_PROBES = AdmissionRules(probe_every=0)
+
+
+def keeper_at(
+    load: EngineLoad, rules: AdmissionRules = NO_PROBES, outcomes: int = 100
+) -> Gatekeeper:
+    """A door that knows this load, and so many outcomes of each tier as they were forecast."""
+    keeper = Gatekeeper(rules)
+    keeper.look(load, AT)
+    for number in range(outcomes):
+        for slo in (FREE, PREMIUM):
+            who = newcomer(slo=slo, name=f"{slo.rank}/{number}")
+            found = keeper.forecaster.forecast(who, load, AT, AT)
+            if found is not None:
+                keeper.forecaster.expects(who, found, AT)
+                keeper.forecaster.first_token(who.id, AT + int(found.raw_ns))
+    return keeper
+
+
+def test_a_hopeless_free_request_is_refused_with_reason_and_hint() -> None:
+    """80 s of prompts ahead and a target of 3 s: no chance, and the hint is one of the steps."""
+    verdict = keeper_at(BUSY).judge(newcomer(), OnOverload.REJECT, AT)
+    assert verdict.action is verdict.would is Action.REFUSE
+    assert verdict.reason in (Reason.SLO_UNREACHABLE, Reason.SATURATED)
+    assert verdict.retry_after_ms in [1000 * step for step in HINT_STEPS_S]
+    assert verdict.forecast is not None
+    assert verdict.forecast.on_time <= 0.1
+    assert verdict.forecast.ttft_ns >= 2 * verdict.forecast.target_ns
+
+
+def test_the_first_class_is_never_refused_by_forecast() -> None:
+    """Soft mode: whatever the forecast says of it."""
+    verdict = keeper_at(BUSY).judge(newcomer(slo=PREMIUM), OnOverload.REJECT, AT)
+    assert verdict.forecast is not None
+    assert verdict.forecast.ttft_ns > 10 * verdict.forecast.target_ns
+    assert verdict.action is verdict.would is Action.ADMIT
+
+
+def test_the_tier_says_what_happens() -> None:
+    """Queue lets everybody in, downgrade serves as another tier, also those of the first class."""
+    keeper = keeper_at(BUSY)
+    assert keeper.judge(newcomer(), OnOverload.QUEUE, AT).would is Action.ADMIT
+    for slo in (FREE, PREMIUM):
+        verdict = keeper.judge(newcomer(slo=slo), OnOverload.DOWNGRADE, AT)
+        assert verdict.action is Action.DOWNGRADE
+
+
+def test_shadow_and_off_let_everybody_in() -> None:
+    """Shadow says what it would do; off says nothing."""
+    shadow = keeper_at(BUSY, AdmissionRules(Mode.SHADOW))
+    verdict = shadow.judge(newcomer(), OnOverload.REJECT, AT)
+    assert (verdict.action, verdict.would) == (Action.ADMIT, Action.REFUSE)
+    off = keeper_at(BUSY, AdmissionRules(Mode.OFF)).judge(newcomer(), OnOverload.REJECT, AT)
+    assert (off.action, off.would, off.forecast) == (Action.ADMIT, Action.ADMIT, None)
+
+
+def test_hard_mode_refuses_every_class_at_the_target() -> None:
+    """Where the operator wants it."""
+    hard = keeper_at(BUSY, AdmissionRules(Mode.HARD, probe_every=0))
+    for slo in (FREE, PREMIUM):
+        assert hard.judge(newcomer(slo=slo), OnOverload.REJECT, AT).action is Action.REFUSE
+        assert hard.judge(newcomer(slo=slo), OnOverload.QUEUE, AT).action is Action.ADMIT
+
+
+def test_a_cold_door_refuses_nobody() -> None:
+    """Before enough outcomes are known the forecast is only a guess (law L40)."""
+    few = keeper_at(BUSY, outcomes=10)
+    assert few.judge(newcomer(), OnOverload.REJECT, AT).would is Action.ADMIT
+    assert Gatekeeper().judge(newcomer(), OnOverload.REJECT, AT).would is Action.ADMIT
+
+
+def test_an_idle_engine_refuses_nobody() -> None:
+    """Nobody waits for a first token: it is let in, however long its prompt."""
+    keeper = keeper_at(make_load(rate=10.0, free=0))
+    verdict = keeper.judge(newcomer(200_000), OnOverload.REJECT, AT)
+    assert verdict.forecast is not None
+    assert verdict.would is Action.ADMIT
+
+
+def test_a_silent_engine_refuses_nobody() -> None:
+    """A load that is too old says nothing."""
+    keeper = keeper_at(BUSY)
+    late = AT + NO_PROBES.stale_ns + S
+    verdict = keeper.judge(newcomer(), OnOverload.REJECT, late)
+    assert (verdict.would, verdict.forecast) == (Action.ADMIT, None)
+
+
+def test_a_draining_engine_refuses_everybody() -> None:
+    """Another replica may take it at once."""
+    keeper = keeper_at(BUSY)
+    keeper.look(dataclasses.replace(BUSY, draining=True), AT)
+    verdict = keeper.judge(newcomer(slo=PREMIUM), OnOverload.QUEUE, AT)
+    assert (verdict.action, verdict.reason) == (Action.REFUSE, Reason.DRAINING)
+    assert verdict.retry_after_ms == 1000
+
+
+def test_a_near_miss_is_let_in() -> None:
+    """Beyond the target but not by the stated factor: soft means in doubt, yes."""
+    near = make_load(waiting("free", 1, [1000] * 3), rate=1000.0, free=0, plan=PromptPlan())
+    verdict = keeper_at(near).judge(newcomer(), OnOverload.REJECT, AT)
+    assert verdict.forecast is not None
+    assert verdict.forecast.ttft_ns > verdict.forecast.target_ns
+    assert verdict.would is Action.ADMIT
+
+
+def test_forecasts_that_proved_wrong_open_the_door() -> None:
+    """They were all on time although said to be hopeless: nobody is refused on such forecasts."""
+    keeper = keeper_at(BUSY)
+    assert keeper.judge(newcomer(), OnOverload.REJECT, AT).would is Action.REFUSE
+    for number in range(60):
+        who = newcomer(name=f"lucky{number}")
+        verdict = keeper.judge(who, OnOverload.REJECT, AT)
+        assert verdict.forecast is not None
+        keeper.forecaster.expects(who, verdict.forecast, AT)
+        keeper.forecaster.first_token(who.id, AT + S)
+    assert keeper.judge(newcomer(), OnOverload.REJECT, AT).would is Action.ADMIT
+
+
+def test_probes_are_let_in() -> None:
+    """Every so many of those to be refused shows what would have become of it."""
+    keeper = keeper_at(BUSY, AdmissionRules(probe_every=5))
+    verdicts = [keeper.judge(newcomer(), OnOverload.REJECT, AT) for _ in range(20)]
+    assert [v.would for v in verdicts] == [Action.REFUSE] * 20
+    assert sum(v.action is Action.ADMIT for v in verdicts) == 4
+
+
+@given(st.integers(1, 20_000), st.integers(0, 60), st.sampled_from(OnOverload))
+def test_refusals_only_under_the_stated_conditions(
+    tokens: int, count: int, on_overload: OnOverload
+) -> None:
+    """Whatever the queue: a refusal has reject, a class behind, the factor, and no chance."""
+    load = make_load(waiting("free", 1, [1500] * count), rate=1500.0, free=0, plan=PromptPlan())
+    keeper = keeper_at(load, outcomes=60)
+    for slo in (FREE, PREMIUM):
+        verdict = keeper.judge(newcomer(tokens, slo), on_overload, AT)
+        if verdict.would is Action.REFUSE:
+            found = verdict.forecast
+            assert on_overload is OnOverload.REJECT
+            assert slo.rank > 0
+            assert count > 0
+            assert found is not None
+            assert found.ttft_ns >= 2.0 * found.target_ns
+            assert found.on_time <= 0.1
+            assert verdict.retry_after_ms is not None
+            assert 1000 <= verdict.retry_after_ms <= 120_000
+        else:
+            assert (verdict.reason, verdict.retry_after_ms) in ((None, None),) or (
+                verdict.would is Action.DOWNGRADE
+            )
+
+
+def test_what_is_followed_is_bounded() -> None:
+    """Requests without a first token do not pile up."""
+    keeper = keeper_at(BUSY, AdmissionRules(Mode.SHADOW))
+    for number in range(MOST_FOLLOWED + 200):
+        who = newcomer(name=f"n{number}")
+        keeper.took(who, keeper.judge(who, OnOverload.QUEUE, AT), AT)
+    assert keeper.num_followed <= MOST_FOLLOWED + 1024
+
+
+def test_a_request_that_left_is_forgotten() -> None:
+    """Neither forecast nor ledger waits for it."""
+    keeper = keeper_at(BUSY, AdmissionRules(Mode.SHADOW, check_every=1))
+    who = newcomer()
+    keeper.took(who, keeper.judge(who, OnOverload.QUEUE, AT), AT)
+    keeper.left(who.id)
+    keeper.first_token(who.id, AT + 5 * MS)
+    keeper.look(BUSY, AT + 60 * S)
+    assert keeper.ledger.checked == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"factor": 0.5}, {"factor": float("nan")}, {"most_on_time": 2.0}, {"probe_every": -1}]
+)
+def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    """One clear error."""
+    with pytest.raises(ValueError, match="admission:"):
+        AdmissionRules(**wrong)
