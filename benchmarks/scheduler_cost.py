@@ -92,14 +92,14 @@ def measure(
     for _ in range(waiting + running):
         feeder.submit(now_ns)
     stopwatches = {name: Stopwatch() for name in ("schedule", "update")}
-    warm, rows = WARM_STEPS, list[int]()
+    warm, rows, noise = WARM_STEPS, list[int](), random.Random(seed)
     while len(rows) < steps:
         now_ns += step_ns
         with stopwatches["schedule"]:
             batch = core.start_step(now_ns)
         assert batch is not None
         if model is not None:
-            step_ns = model.step_ns(batch)
+            step_ns = int(noise.uniform(0.95, 1.05) * model.step_ns(batch))  # so it has to learn
         result = answer(batch, step_ns)
         with stopwatches["update"]:
             events = core.finish_step(batch, result, now_ns)

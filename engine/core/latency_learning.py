@@ -27,6 +27,7 @@ MOST_LEVEL = math.log(1000.0)
 HALF_LIFE = 400.0
 HASTE = 20.0  # times the level's logarithm: at 1.05 prices forget twice as fast
 MOST_HASTE = 16.0
+FAITH = 0.25  # times the spread: the say of the first shape, over what is known of a price
 CAUTION = 8.0  # a price moves as if so many steps like the last had confirmed it
 MOVES = 3  # prices moved per step; all have their turn
 LEAST_PRICE = 1e-3  # of what the profile said, so that nothing becomes free
@@ -36,13 +37,13 @@ RESCALE = 1e9
 class Level:
     """How slow the device is at present, over what its prices say: 1 where they are right."""
 
-    __slots__ = ("_best", "_misses", "_spread", "logs", "value")
+    __slots__ = ("_best", "_misses", "logs", "spread", "value")
 
     def __init__(self) -> None:
         self.logs = [0.0] * len(RATES)
         self._misses = [0.0] * len(RATES)
         self._best = 0
-        self._spread = FIRST_SPREAD
+        self.spread = FIRST_SPREAD
         self.value = 1.0
 
     @property
@@ -56,10 +57,10 @@ class Level:
         Returns how large an error counts at the most, as a logarithm.
         """
         logs, misses, best, (least, most) = self.logs, self._misses, self._best, BOUND_RANGE
-        bound = OUTLIER * self._spread
+        bound = OUTLIER * self.spread
         bound = least if bound < least else min(bound, most)
         error = abs(log_ratio - logs[best])
-        self._spread += SPREAD_RATE * (min(error, 2 * bound) - self._spread)
+        self.spread += SPREAD_RATE * (min(error, 2 * bound) - self.spread)
         for i, rate in enumerate(RATES):
             error = log_ratio - logs[i]
             if error > bound:
@@ -101,27 +102,32 @@ class PriceLearner:
     than all before it did); each lesson then moves a few prices to where the sums want them while
     the others stand still, cut off at nothing. That is coordinate descent for non-negative least
     squares (Franc, Hlavac and Navara, 2005), spread over steps; recursive least squares would give
-    negative prices, and its matrix blows up in directions that no step has. Here a price that no
-    step tells of stays what it was.
+    negative prices, and its matrix blows up in directions that no step has. Where steps do not tell
+    prices apart, noise would: there the shape of the first prices counts (a ridge, the
+    stronger the noisier steps are). A price that no step tells of stays what it was.
     """
 
-    __slots__ = ("_gains", "_gram", "_least", "_turn", "_weight", "prices")
+    __slots__ = ("_first", "_gains", "_gram", "_least", "_turn", "_weight", "prices")
 
     def __init__(self, prices: Sequence[float]) -> None:
         size = len(prices)
         self.prices = list(prices)
+        self._first = tuple(prices)
         self._least = [LEAST_PRICE * price for price in prices]
         self._gram = [[0.0] * (i + 1) for i in range(size)]  # symmetric: half of it
         self._gains = [0.0] * size
         self._weight = 1.0
         self._turn = 0
 
-    def learn(self, features: Sequence[float], told: float, ratio: float, level: float) -> None:
+    def learn(
+        self, features: Sequence[float], told: float, ratio: float, level: Level, scale: float
+    ) -> None:
         """Learn from a step that should have taken `told` by the prices, and took ratio * told.
 
-        `told` is positive; `level` is the logarithm of the present level.
+        `told` is positive; steps take `scale` times what the first prices say of them.
         """
-        haste = min(MOST_HASTE, 1.0 + HASTE * abs(level))
+        haste = min(MOST_HASTE, 1.0 + HASTE * abs(level.log))
+        faith = FAITH * level.spread
         weight = self._weight * (1.0 + haste * math.log(2) / HALF_LIFE)
         row = [value / told for value in features]
         present = [i for i, value in enumerate(row) if value]
@@ -137,9 +143,10 @@ class PriceLearner:
             told_gain = sum(map(mul, gram[i], prices))  # of the prices up to i
             for j in range(i + 1, len(prices)):
                 told_gain += gram[j][i] * prices[j]
-            caution = CAUTION * weight * row[i] * row[i]
-            price = prices[i] + (gains[i] - told_gain) / (gram[i][i] + caution)
-            prices[i] = max(price, self._least[i])
+            known, caution = gram[i][i], CAUTION * weight * row[i] * row[i]
+            pull = faith * known
+            missing = gains[i] - told_gain + pull * (scale * self._first[i] - prices[i])
+            prices[i] = max(prices[i] + missing / (known + pull + caution), self._least[i])
         self._turn = (self._turn + MOVES) % 5040  # any count divides it
         self._weight = weight
         if weight > RESCALE:

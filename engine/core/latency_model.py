@@ -51,7 +51,7 @@ class LatencyModel:
         self._learner = PriceLearner(self._known)
         self._alone, self._beside_prompt = Level(), Level()
         self._scale = 1.0  # of the prices, over the profile's, in recent steps
-        self._lesson: tuple[list[float], float, float, float] | None = None
+        self._lesson: tuple[list[float], float, float, Level] | None = None
         self._publish()
 
     def _publish(self) -> None:
@@ -149,32 +149,35 @@ class LatencyModel:
         if abs(ratio - 1.0) < EXACT:
             return
         row = features(held, self._knee, self._tile)
-        floor_ns = self.profile.floor_ns
         prices_ns = sum(map(mul, row, self._learner.prices))
-        told_ns, known_ns = max(prices_ns, floor_ns), max(sum(map(mul, row, self._known)), floor_ns)
-        if not (0 < known_ns < math.inf and 0 < told_ns < math.inf):
+        told_ns = max(prices_ns, self.profile.floor_ns)
+        if not 0 < told_ns < math.inf:
             return
-        least, most = FACTOR_RANGE
-        elapsed_ns = min(max(elapsed_ns, least * known_ns), most * known_ns)
         level, other = self._alone, self._beside_prompt
         if held.num_prefills:
             level, other = other, level
         before, stood = level.log, level.logs.copy()
-        log_ratio = math.log(elapsed_ns / told_ns)
+        log_ratio = math.log(elapsed_ns) - math.log(told_ns)
         bound = level.learn(log_ratio)
         other.follow(level, stood, OTHERS_SHARE)
         self._publish()
-        self._scale += SCALE_RATE * (told_ns / known_ns - self._scale)
         if prices_ns == told_ns:  # else it is the floor, and no price shows
             error = min(max(log_ratio - before, -2 * bound), 2 * bound)
-            self._lesson = (row, prices_ns, math.exp(before + error), level.log)
+            self._lesson = (row, prices_ns, math.exp(before + error), level)
 
     def settle(self) -> None:
         """Correct the prices by what the last step taught."""
-        if self._lesson is not None:
-            self._learner.learn(*self._lesson)
-            self._lesson = None
-            self._publish()
+        if self._lesson is None:
+            return
+        (row, told_ns, ratio, level), self._lesson = self._lesson, None
+        known_ns = sum(map(mul, row, self._known))
+        if not 0 < known_ns < math.inf:
+            return
+        scale, (least, most) = told_ns / known_ns, FACTOR_RANGE
+        ratio = min(max(ratio, least / scale), most / scale)
+        self._scale += SCALE_RATE * (scale - self._scale)
+        self._learner.learn(row, told_ns, ratio, level, self._scale)
+        self._publish()
 
     def held_ns(
         self,
