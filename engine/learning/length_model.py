@@ -35,7 +35,7 @@ FEWEST_ROWS = 16  # fewer tell nothing that a prior does not tell better
 FEWEST_FOR_TREES = 200
 MOST_ROWS = 4096  # of the ridge and the index; of more, the newest
 MOST_TREE_ROWS = 3 * MOST_ROWS
-ROUNDS = 160
+MOST_ROUNDS, ROWS_A_ROUND = 160, 8  # trees grown: fewer where few rows could tell them apart
 FOLDS = 5
 NOISE = 0.7  # of a length, in units of the ridge's kernel
 FOREIGN_NOISE = 1.0  # of an earlier model's length
@@ -164,7 +164,7 @@ def _fit(rows: Sequence[Row], seed: int) -> LengthModel:
     scores, middle = scores[own], stacked[:, 0]
     trees, share, spread = None, 0.0, np.full(len(own), USUAL_SPREAD, np.float32)
     if len(own) >= FEWEST_FOR_TREES:
-        trees = fit_trees(stacked, scores, rounds=ROUNDS, seed=seed)
+        trees = fit_trees(stacked, scores, rounds=_rounds(scores), seed=seed)
         said_by_trees = _unseen(stacked, scores, seed)
         share = _share(middle, said_by_trees[:, 0], scores)
         middle = middle + share * (said_by_trees[:, 0] - middle)
@@ -215,9 +215,13 @@ def _unseen(stacked: Floats, targets: Floats, seed: int) -> Floats:
     out = np.empty((len(targets), 2), np.float32)
     for part in range(FOLDS):
         inside = fold_of == part
-        trees = fit_trees(stacked[~inside], targets[~inside], rounds=ROUNDS, seed=seed)
+        trees = fit_trees(stacked[~inside], targets[~inside], rounds=_rounds(targets), seed=seed)
         out[inside] = trees.predict_many(stacked[inside])
     return out
+
+
+def _rounds(targets: Floats) -> int:
+    return min(MOST_ROUNDS, len(targets) // ROWS_A_ROUND)
 
 
 def _share(ridge: Floats, trees: Floats, targets: Floats) -> float:
