@@ -41,7 +41,7 @@ def test_earlier_answers_are_counted_by_their_share_of_the_prompt() -> None:
     assert asked.num_chars == 200
     assert asked.previous_outputs(40) == (10, 1)
     question = asked.question("acme", 40, 500, 13.5)
-    assert question == Question("acme", "e" * 19, 40, 500, (10, 1), 13.5)
+    assert question == Question("acme", "e" * 19, 40, 500, (10, 1), 13.5, (20, 6, 4))
 
 
 def test_parts_of_a_message_are_one_text() -> None:
