@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from engine.core.clock import NS_PER_S
 from engine.core.load import EngineLoad
+from engine.core.past_future import future_peak
 from engine.core.policies.triage import Job, give_up
 from engine.core.prompt_plan import PromptOrder
 
 LEAST_SHARE = 0.15  # of a step that prompts get at the least, as the hybrid reckons
 LEAST_LEFT = 0.3  # of the speed, to a class behind others
+PEAK_ABOVE = 1.3  # of the pool, the future peak of p90 lengths below which room is found in time
 SPARE_SHARE = 0.03  # of the blocks, that a class behind the first leaves free
 MOST_JOBS = 512
 NAMES = tuple([f"f{number}" for number in range(MOST_JOBS)])
@@ -96,7 +98,7 @@ class Queue:
     """Who stands before one newcomer, at `now_ns`; `pending` came after the load was read.
 
     `began_ns` is when the step that is out began (about when the snapshot was made), `flow_ahead`
-    the prompt tokens per ns that arrive in classes ahead.
+    the prompt tokens per ns that arrive in classes ahead, `high_tokens` the p90 of its answer.
     """
 
     __slots__ = (
@@ -120,6 +122,7 @@ class Queue:
         now_ns: int,
         began_ns: int,
         flow_ahead: float,
+        high_tokens: float,
     ) -> None:
         self.load, self.me, self.now_ns = load, me, now_ns
         plan, rank = load.plan, me.rank
@@ -151,7 +154,7 @@ class Queue:
         self.wait_ns = self._rest_of_step(began_ns)
         ranks = [one.rank for one in pending]
         num_before = sum([n for r, n in self._starters(ranks) if r <= rank or not plan.by_class])
-        has_room = load.free_seats > num_before and self._has_blocks(before)
+        has_room = load.free_seats > num_before and self._has_blocks(before, high_tokens)
         self._speed = speed(load, rank, has_room=has_room)
         out = min(load.open_tokens, self._speed * step_ns(load, load.open_tokens))
         self._ahead = float(ahead) - out
@@ -185,12 +188,19 @@ class Queue:
         ]
         return [*waiting, *[(rank, 1) for rank in pending_ranks]]
 
-    def _has_blocks(self, num_before: int) -> bool:
-        """True where so many tokens and the newcomer's fit into what is free."""
-        load = self.load
+    def _has_blocks(self, num_before: int, high_tokens: float) -> bool:
+        """True where so many tokens and the newcomer's fit into what is free, or soon will.
+
+        Soon: the most context that all will need at once, were each as long as its p90, is not
+        far above what there is (not all of them will be so long).
+        """
+        load, wanted = self.load, num_before + self.me.num_tokens
         spare = SPARE_SHARE * load.num_blocks if self.me.rank else 0.0
-        free = (load.free_blocks + load.coming_blocks - spare) * load.block_size
-        return free >= num_before + self.me.num_tokens
+        if (load.free_blocks + load.coming_blocks - spare) * load.block_size >= wanted:
+            return True
+        running = [(float(r.remaining_tokens), r.num_requests, r.num_tokens) for r in load.releases]
+        peak = future_peak([*running, (high_tokens, 1, wanted)])
+        return peak <= PEAK_ABOVE * load.num_blocks * load.block_size
 
     def _job(
         self, name: str, due_ns: float, tokens: int, dear_ns: float, factor: float, is_fixed: bool

@@ -165,7 +165,8 @@ class Forecaster:
             me = me._replace(due_ns=me.due_ns + delay_ns)
         flow = self._arrivals.flow(now_ns, below_rank=me.rank) if load.plan.by_class else 0.0
         pending = self._arrivals.after(load.last_arrival_ns)
-        return Queue(load, me, pending, now_ns, began_ns, flow)
+        high = newcomer.estimate.high
+        return Queue(load, me, pending, now_ns, began_ns, flow, high)
 
     def _try_paths(self, queue: Queue, plain_ns: float) -> tuple[float, float]:
         """Return time and risk over the paths; the median of those that do not give it up."""

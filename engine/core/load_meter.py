@@ -12,21 +12,21 @@ from collections.abc import Iterable
 
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.latency_model import LatencyModel, StepCost
-from engine.core.length_predictor import remaining_tokens
+from engine.core.length_predictor import remaining_high
 from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
 from engine.core.past_future import future_peak
 from engine.core.planner import Planner
 from engine.core.policy import NO_LIMIT, SchedulingPolicy
 from engine.core.prompt_plan import PromptOrder
 from engine.core.queues import Queues
-from engine.core.request import Request, Status
+from engine.core.request import LengthEstimate, Request, Status
 
 EVERY_NS = 50 * NS_PER_MS
 EVERY_NS_PER_REQUEST = 100_000  # a request read takes about a microsecond: a hundredth of the time
 MOST_PROMPTS = 48  # of a class that are listed one by one
 RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 MEMORY_NS = 15 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
-UNKNOWN_LENGTH = 256.0
+UNKNOWN_LENGTH = LengthEstimate(256.0, 640.0)
 TYPICAL_CHUNK = 1024  # tokens: where prices are read off the model
 
 
@@ -227,8 +227,8 @@ def _releases(running: Iterable[Request]) -> tuple[tuple[Release, ...], float]:
     exact: list[tuple[float, int, float]] = []
     groups: dict[int, list[int]] = {}
     for request in running:
-        guess = UNKNOWN_LENGTH if request.estimate is None else request.estimate.high
-        left = remaining_tokens(guess, len(request.output), request.order.sampling.max_tokens)
+        guess, most = request.estimate or UNKNOWN_LENGTH, request.order.sampling.max_tokens
+        left = remaining_high(guess, len(request.output), most)
         exact.append((left, 1, float(request.num_tokens)))
         group = groups.setdefault(bisect_left(RELEASE_EDGES, left), [0, 0, 0])
         group[0] = max(group[0], int(left))

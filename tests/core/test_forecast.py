@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.core.drain import step_ns
 from engine.core.forecast import Forecast, Forecaster, Newcomer
-from engine.core.load import ClassLoad, EngineLoad, OpenPrompt
+from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
 from engine.core.prompt_plan import PromptOrder, PromptPlan
 from engine.core.request import LengthEstimate, Slo
 
@@ -43,6 +43,7 @@ def make_load(
         num_blocks=10_000,
         free_blocks=free,
         block_size=16,
+        releases=(Release(800, 100, 16 * (10_000 - free)),),
     )
 
 
@@ -135,6 +136,15 @@ def test_who_cannot_be_on_time_is_at_risk() -> None:
     assert found.risk == 1.0
     assert found.on_time < 0.2
     assert found.ttft_ns >= HYBRID.second_ns
+
+
+def test_memory_that_will_be_short_slows_the_queue() -> None:
+    """With the same free blocks now, a future peak beyond the pool means the measured speed."""
+    queue = waiting("free", 1, [2000] * 4)
+    calm = make_load(queue, rate=1000.0, free=100)
+    calm = dataclasses.replace(calm, releases=(Release(8, 10, 1000),))
+    full = dataclasses.replace(calm, releases=(Release(800, 100, 16 * 9_900),))
+    assert forecast(full, newcomer()).raw_ns > 2 * forecast(calm, newcomer()).raw_ns
 
 
 def test_a_cheap_one_is_not_at_risk_behind_dear_ones() -> None:
