@@ -141,7 +141,7 @@ def test_who_cannot_be_on_time_is_at_risk() -> None:
 def test_memory_that_will_be_short_slows_the_queue() -> None:
     """With the same free blocks now, a future peak beyond the pool means the measured speed."""
     queue = waiting("free", 1, [2000] * 4)
-    calm = make_load(queue, rate=1000.0, free=100)
+    calm = make_load(queue, plan=PromptPlan(), rate=1000.0, free=100)
     calm = dataclasses.replace(calm, releases=(Release(8, 10, 1000),))
     full = dataclasses.replace(calm, releases=(Release(800, 100, 16 * 9_900),))
     assert forecast(full, newcomer()).raw_ns > 2 * forecast(calm, newcomer()).raw_ns
