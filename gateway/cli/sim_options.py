@@ -106,6 +106,10 @@ HorizonS = Annotated[
 CheckLaws = Annotated[
     bool, sim_flag("check-laws", "Assert the scheduler's laws after every step; slower.")
 ]
+Admission = Annotated[
+    str,
+    sim_flag("admission", "The door in front: off (default), shadow, soft or hard.", "MODE"),
+]
 Jobs = Annotated[int | None, sim_flag("jobs", "Points to run at once; default: one per core.", "N")]
 Criterion = Annotated[
     str,

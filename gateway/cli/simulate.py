@@ -59,6 +59,7 @@ def simulate(
         list[str] | None,
         sim_flag("fault", f"{', '.join(FAULTS)}; may be given again.", "NAME=VALUE"),
     ] = None,
+    admission: opt.Admission = "off",
     check_laws: opt.CheckLaws = False,
     records: Annotated[
         str | None, sim_flag("records", "Write a line for each request, as .csv.gz.", "FILE")
@@ -107,6 +108,7 @@ def simulate(
             max_model_len=context,
             horizon_s=horizon_s,
             faults=_faults(fault or []),
+            admission=admission,
             check_laws=check_laws,
         )
         job = job_of(choice, base, rate, seed)
