@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from door_kit import CHAT, TEXT, Door, chat_body, eventually, open_door, sse, text_body
+from talking_executor import KILL_BYTE
 from test_door_operations import samples, value
 
 from engine.core.admission import HINT_STEPS_S, AdmissionRules
@@ -168,6 +169,23 @@ async def test_an_idle_engine_takes_everyone(tmp_path: Path) -> None:
         for _ in range(10):
             assert (await door.post(CHAT, chat_body(max_tokens=2), "free")).status_code == 200
             await door.idle()
+
+
+async def test_another_engine_begins_with_an_open_door(tmp_path: Path) -> None:
+    """An engine that has taken over knows nobody; what was there before it refuses no one."""
+    options = PACE | {"mortal": True}
+    async with open_door(tmp_path, process=True, engine=ONE_PROMPT, options=options) as door:
+        await experienced(door, "free", "reject")
+        queue = Queue(door)
+        assert await queue.fill("free") is not None
+        await queue.drain()
+        await door.idle()
+        await door.post(TEXT, text_body([KILL_BYTE, 97], max_tokens=5))
+        await eventually(lambda: door.services.host.restarts == 1, "another engine is there")
+        await eventually(lambda: door.services.host.is_ready, "it is ready")
+        again = Queue(door)
+        assert await again.fill("free", most=30) is None
+        await again.drain()
 
 
 async def storm(door: Door) -> Queue:

@@ -93,6 +93,11 @@ def test_a_data_home_that_the_xdg_rules_ignore_is_ignored(
         ("stream_timeout_s", "0", r"greater than 0"),
         ("stream_timeout_s", "inf", r"less than or equal to"),
         ("body_timeout_s", "inf", r"less than or equal to"),
+        ("admission", "strict", r"'off', 'shadow', 'soft' or 'hard'"),
+        ("admission_factor", "0.5", r"greater than or equal to 1"),
+        ("admission_factor", "nan", r"greater than or equal to 1"),
+        ("learn", "perhaps", r"valid boolean"),
+        ("learn_scope", "org", r"'tenant' or 'all'"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_it(
