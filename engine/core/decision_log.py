@@ -104,9 +104,10 @@ class DecisionLog:
     def begin(self, now_ns: int) -> None:
         """A step is about to be planned: it sees everybody who has come since the last."""
         if self._new:
+            base = self._waits_until(now_ns)  # one for all: it is only read
             for trace in self._new:
                 if trace.request is not None:
-                    trace.base = self._waits_until(now_ns)
+                    trace.base = base
             self._new.clear()
 
     def planned(
@@ -186,7 +187,8 @@ class DecisionLog:
         if self._head is not None:
             trace = self._live.get(self._head.id)
             if trace is not None and trace.request is self._head:
-                trace.first_waits[reason] = trace.first_waits.get(reason, 0) + spent_ns
+                waits = trace.first_waits = trace.first_waits or {}
+                waits[reason] = waits.get(reason, 0) + spent_ns
 
     def _waits_until(self, now_ns: int) -> dict[Reason, int]:
         """Return for each reason how long it has made requests wait, since the beginning."""
@@ -208,7 +210,7 @@ class DecisionLog:
             self._head = None
         if request is self.reasons.head:  # it was stopped in this step, and then had its way
             self.reasons.head = None
-        others, first_waits = tuple(trace.others), tuple(trace.first_waits.items())
+        others, first_waits = tuple(trace.others or ()), tuple((trace.first_waits or {}).items())
         step, num_cached, due_ns = self._step + 1, request.num_computed, next_due_ns(request)
         # Made for every request, and bare it takes a quarter of what `Decision(...)` does.
         trace.add(
@@ -218,8 +220,7 @@ class DecisionLog:
                  others, tuple(waits), first_waits, detail),
             )
         )  # fmt: skip
-        trace.others.clear()
-        trace.first_waits.clear()
+        trace.others = trace.first_waits = trace.base = None
         if trace.is_followed:
             trace.run(request, self._step + 1, now_ns)
 
@@ -248,9 +249,11 @@ class DecisionLog:
         others: tuple[tuple[str, str], ...] = ()
         if by is not None:
             others = ((by.id, by.order.tier),)
-            gainer = self._live[by.id]
-            if reason is Reason.NEWCOMER and len(gainer.others) < MOST_OTHERS:
-                gainer.others.append((victim.id, victim.order.tier))
+            if reason is Reason.NEWCOMER:
+                gainer = self._live[by.id]
+                named = gainer.others = gainer.others or []
+                if len(named) < MOST_OTHERS:
+                    named.append((victim.id, victim.order.tier))
         trace.add(
             Decision(
                 kind,

@@ -42,7 +42,7 @@ class Trace:
     """
 
     __slots__ = (
-        "_facts",
+        "arrival_ns",
         "base",
         "decisions",
         "end",
@@ -52,8 +52,11 @@ class Trace:
         "held_ns",
         "held_reason",
         "held_step",
+        "id",
         "is_followed",
+        "max_tokens",
         "num_dropped",
+        "num_prompt_tokens",
         "num_steps",
         "others",
         "refusal",
@@ -63,6 +66,10 @@ class Trace:
         "run_output",
         "run_step",
         "run_tokens",
+        "slo",
+        "submitted_ns",
+        "tenant",
+        "tier",
         "wait_ns",
         "wanted_ns",
         "worst_late_ns",
@@ -78,9 +85,9 @@ class Trace:
         refusal: RefusalReason | None = None,
     ) -> None:
         # Not the order itself: it holds the prompt, and the trace outlives the request.
-        num_prompt, sampling = len(order.prompt), order.sampling
-        self._facts = (order.id, order.tenant, order.tier, order.slo, order.arrival_ns, now_ns,
-                       num_prompt, sampling.max_tokens)  # fmt: skip
+        self.id, self.tenant, self.tier, self.slo = order.id, order.tenant, order.tier, order.slo
+        self.arrival_ns, self.submitted_ns = order.arrival_ns, now_ns
+        self.num_prompt_tokens, self.max_tokens = len(order.prompt), order.sampling.max_tokens
         self.request = request
         self.estimate: LengthEstimate | None = order.estimate
         self.is_followed = is_followed
@@ -92,8 +99,8 @@ class Trace:
         self.num_steps = 0
         self.wait_ns = now_ns  # since when it waits
         self.base: dict[Reason, int] | None = None  # what all had waited for before it did
-        self.first_waits: dict[Reason, int] = {}
-        self.others: list[tuple[str, str]] = []  # who made room for its next start
+        self.first_waits: dict[Reason, int] | None = None
+        self.others: list[tuple[str, str]] | None = None  # who made room for its next start
         self.wanted_ns = 0  # since when it has been wanted back from the host
         self.run_step = self.run_ns = self.run_tokens = self.run_output = self.run_held = 0
         self.held_step = self.held_ns = 0
@@ -177,8 +184,8 @@ class Trace:
         end = self.end
         if end is None:
             return True
-        slo, arrival_ns, num_prompt = self._facts[3], self._facts[4], self._facts[6]
-        first_ns, due_ns = end.first_token_ns, slo.first_token_due_ns(arrival_ns, num_prompt)
+        due_ns = self.slo.first_token_due_ns(self.arrival_ns, self.num_prompt_tokens)
+        first_ns = end.first_token_ns
         if end.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return end.finish_reason is not FinishReason.CANCELLED
         is_late = first_ns is None or first_ns > due_ns
@@ -186,7 +193,7 @@ class Trace:
 
     def record(self, step: int, now_ns: int, standing: str) -> RequestRecord:
         """Return the story up to now; `step` is the latest one planned. The trace goes on."""
-        name, tenant, tier, slo, arrival_ns, submitted_ns, num_prompt, most = self._facts
+        slo, arrival_ns, num_prompt = self.slo, self.arrival_ns, self.num_prompt_tokens
         request, end, guess = self.request, self.end, self.estimate
         decisions, num_steps, state = list(self.decisions), self.num_steps, "finished"
         first_ns = None if end is None else end.first_token_ns
@@ -203,20 +210,21 @@ class Trace:
             state = request.status.value
             if self.held_step and request.status is Status.RUNNING:
                 state = "held"
+        decisions.sort(key=lambda decision: decision.at_ns)  # stretches are kept when they end
         return RequestRecord(
-            request_id=name,
-            tenant=tenant,
-            tier=tier,
+            request_id=self.id,
+            tenant=self.tenant,
+            tier=self.tier,
             rank=slo.rank,
             read_ns=now_ns,
             arrival_ns=arrival_ns,
-            submitted_ns=submitted_ns,
+            submitted_ns=self.submitted_ns,
             first_token_due_ns=slo.first_token_due_ns(arrival_ns, num_prompt),
             tbt_ns=slo.tbt_ns,
             tbt_mode=slo.tbt_mode,
             pace_ns=slo.pace_ns,
             num_prompt_tokens=num_prompt,
-            max_tokens=most,
+            max_tokens=self.max_tokens,
             state=state,
             predicted_tokens=0.0 if guess is None else guess.middle,
             predicted_high=0.0 if guess is None else guess.high,

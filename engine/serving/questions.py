@@ -41,6 +41,7 @@ class OpenQuestions:
             raise EngineUnavailable(f"{MOST_OPEN} questions to the engine are open already")
         number = next(self._numbers)
         send(Explain(number, request_id))
+        answer: asyncio.Future[RequestRecord | None]
         answer = self._open[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timeout_s):

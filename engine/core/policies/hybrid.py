@@ -21,16 +21,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.length_predictor import remaining_tokens
 from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.policies.open_prompts import LOST, SECOND, OpenPrompts
 from engine.core.policies.patience import absence_ns, due_ns
+from engine.core.policies.standing import away_words, news_words, prompt_words
 from engine.core.policies.thrash import ThrashGuard
 from engine.core.policies.triage import give_up
 from engine.core.policy import (
     NO_LIMIT,
+    NO_NEWS,
     NO_TRAFFIC,
     Rank,
     Room,
@@ -68,6 +71,7 @@ class Hybrid(SchedulingPolicy):
         # Requests without a first token, and those among them given up for now.
         self._prompts = OpenPrompts(model, self._second_ns, self._options.second_weight)
         self._given_up: set[str] = set()
+        self._told: set[str] = set()  # those of the step before
         self._guard = ThrashGuard(model.profile)
         self._back_at_ns: dict[str, int] = {}  # of parked requests
         self._asked: dict[str, Request] = {}  # who may have been started in the last step
@@ -105,6 +109,22 @@ class Hybrid(SchedulingPolicy):
         due_ns, stage = request.note
         return PromptDue(due_ns, stage == SECOND, stage == LOST)
 
+    def explain(self, request: Request, view: View) -> str:
+        """Whether its prompt can be on time, or how long it may stay away."""
+        back_at_ns = self._back_at_ns.get(request.id)
+        if request.status is Status.PARKED and back_at_ns is not None:
+            return away_words(back_at_ns, request.order.arrival_ns)
+        if request.first_token_ns is not None or not request.note:
+            return ""
+        is_given_up = request.id in self._given_up
+        return prompt_words(request.note[1], is_given_up=is_given_up, is_turn=request is self._turn)
+
+    def news(self) -> Mapping[str, str]:
+        """Who moved to another due time, or was given up in this step and not in the last."""
+        moved, self._prompts.moved = self._prompts.moved, {}
+        fresh = self._given_up - self._told
+        return news_words(moved, fresh) if moved or fresh else NO_NEWS
+
     # One step
 
     def limits(self, view: View) -> StepLimits:
@@ -114,7 +134,7 @@ class Hybrid(SchedulingPolicy):
         self._soon_ns = view.now_ns + 2 * self._step_ns
         self._pace = self._pace_at(view.device_use)
         self._first_open_rank, self._wanted_blocks = NO_LIMIT, 0
-        self._given_up.clear()
+        self._told, self._given_up = self._given_up, set()
         self._prompts.sweep(view.num_waiting + view.num_running)
         if options.guard:
             self._guard.look(view)

@@ -35,7 +35,7 @@ def _is_open(request: Request) -> bool:
 class OpenPrompts:
     """`second_ns` after its arrival a prompt that missed is due again, `second_weight` as dear."""
 
-    __slots__ = ("_by_class", "_lost", "_model", "_second_ns", "_second_weight")
+    __slots__ = ("_by_class", "_lost", "_model", "_second_ns", "_second_weight", "moved")
 
     def __init__(self, model: LatencyModel, second_ns: int, second_weight: float) -> None:
         self._model = model
@@ -43,6 +43,7 @@ class OpenPrompts:
         self._second_weight = second_weight
         self._by_class: dict[int, list[_Entry]] = {}  # not empty, in order of due time and id
         self._lost: deque[Request] = deque()  # in the order in which they were
+        self.moved: dict[str, int] = {}  # to which stage, by id; whoever reads it empties it
 
     def __len__(self) -> int:
         """Entries kept, of requests that have left unnoticed too."""
@@ -92,11 +93,11 @@ class OpenPrompts:
                 gone.append(index)
                 second_ns = request.order.arrival_ns + self._second_ns
                 if stage != FIRST or now_ns + length_ns > second_ns:
-                    request.note = (due, LOST)
+                    request.note, self.moved[name] = (due, LOST), LOST
                     self._lost.append(request)
                     continue
                 due, stage = second_ns, SECOND
-                request.note = (due, stage)
+                request.note, self.moved[name] = (due, stage), stage
                 again.append((due, name, request, stage, prompt_ns, decode_ns))
             weight = length_ns + factor * decode_ns
             if stage == SECOND:
