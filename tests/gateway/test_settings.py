@@ -95,7 +95,7 @@ def test_a_data_home_that_the_xdg_rules_ignore_is_ignored(
         ("body_timeout_s", "inf", r"less than or equal to"),
         ("admission", "strict", r"'off', 'shadow', 'soft' or 'hard'"),
         ("admission_factor", "0.5", r"greater than or equal to 1"),
-        ("admission_factor", "nan", r"greater than or equal to 1"),
+        ("admission_factor", "nan", r"less than or equal to"),
         ("learn", "perhaps", r"valid boolean"),
         ("learn_scope", "org", r"'tenant' or 'all'"),
     ],
