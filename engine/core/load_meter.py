@@ -1,7 +1,7 @@
 """Reads an engine's load off its queues now and then, and measures how fast prompts are served.
 
 It changes nothing it reads. What it costs is bounded by how seldom it looks: the more requests
-there are, the longer a reading is kept.
+there are, the longer a reading is kept, up to a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from engine.core.queues import Queues
 from engine.core.request import LengthEstimate, Request, Status
 
 EVERY_NS = 50 * NS_PER_MS
-EVERY_NS_PER_REQUEST = 100_000  # a request read takes about a microsecond: a hundredth of the time
+EVERY_NS_PER_REQUEST = 250_000  # to read one takes some two microseconds: a hundredth of the time
+MOST_NS = 1000 * NS_PER_MS
 MOST_PROMPTS = 48  # of a class that are listed one by one
 RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 MEMORY_NS = 15 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
@@ -84,7 +85,8 @@ class LoadMeter:
         load = self._load
         if load is None or now_ns - load.at_ns >= self._every_ns or load.draining != draining:
             load = self._load = self._look(now_ns, draining)
-            self._every_ns = max(EVERY_NS, EVERY_NS_PER_REQUEST * len(self._queues))
+            wanted = max(EVERY_NS, EVERY_NS_PER_REQUEST * len(self._queues))
+            self._every_ns = min(wanted, MOST_NS)
         return load
 
     def _look(self, now_ns: int, draining: bool) -> EngineLoad:
