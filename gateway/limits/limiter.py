@@ -24,7 +24,7 @@ from gateway.limits.breaker import LEAST_PAUSE_MS, MOST_PAUSE_MS, Breaker
 from gateway.limits.emergency import Emergency
 from gateway.limits.memory_store import MemoryStore
 from gateway.limits.seeding import Seeder, Spent, SpentUnknown
-from gateway.limits.settlements import Settlement, Settlements
+from gateway.limits.settlements import BATCH, Settlement, Settlements
 from gateway.limits.store import LEASE_US, Mode, Outcome, Reply, Seeds, Store, StoreAway
 from gateway.limits.values import NOTHING, Alert, Ask, Away, Denial, Grant, Spend, Totals, Verdict
 from tenants.values import LimiterAway
@@ -315,12 +315,8 @@ class Limiter:
         try:
             await self._store.ping()
             await self._renew()
-            is_well = await self._catch_up()
-            # Requests went on being let in here meanwhile.
-            while is_well and (backlog := self._backlog):
-                is_well = await self._catch_up()
-                if self._backlog >= backlog:
-                    break  # the ledger is away as well, and with it what a budget begins with
+            # Twice: the first time takes long, and requests go on being let in here meanwhile.
+            is_well = await self._catch_up() and await self._catch_up()
         except StoreAway:
             is_well = False
         finally:
@@ -328,19 +324,20 @@ class Limiter:
         if is_well:
             logger.warning("the store of limits is back")
             self._emergency.clear()
-
-    @property
-    def _backlog(self) -> int:
-        return len(self._strays) + self._settlements.num_owed
+            await self._catch_up()
 
     async def _catch_up(self) -> bool:
-        """Hand in strays and settlements; False where the store is away. May raise StoreAway."""
-        for hold in list(self._strays.values()):
-            await self._adopt(hold)
+        """Hand in strays and settlements; False where the store is away."""
+        strays = list(self._strays.values())
+        for start in range(0, len(strays), BATCH):
+            adoptions = [self._adopt(hold) for hold in strays[start : start + BATCH]]
+            if not all(await asyncio.gather(*adoptions)):
+                self._failed()
+                return False
         return await self._settlements.pay()
 
-    async def _adopt(self, hold: Hold) -> None:
-        """Let the store count a request that was let in without it."""
+    async def _adopt(self, hold: Hold) -> bool:
+        """Let the store count a request that was let in without it; False where it is away."""
 
         def call(seeds: Seeds) -> Awaitable[Reply]:
             age_us = (self._clock.now_ns() - hold.began_ns) // 1000
@@ -348,12 +345,15 @@ class Limiter:
 
         try:
             await self._seeder.seeded(hold.ask, call)
+        except StoreAway:
+            return False
         except SpentUnknown:
-            return
+            return True
         # Where it has ended meanwhile, its settlement came first, and the store took it as that.
         if self._strays.pop(hold.ask.id, None) is not None:
             self._adopted += 1
             hold.known_ns = self._clock.now_ns()
+        return True
 
     async def _renew(self) -> None:
         """Prolong the leases of all that the store knows; what it has lost becomes a stray."""

@@ -160,15 +160,15 @@ class MemoryStore:
         group = self._enter(ask.group)
         now_us = group.now_us
         if self._closed.holds(ask.id, now_us):
-            return Ready(Closed(Outcome.CLOSED))
+            return Ready(Closed(Outcome.CLOSED, now_us))
         hold = group.holds.pop(ask.id, None)
         if hold is None and closing.mode is Mode.CHARGE:
             missing = self._seed(group, ask, seeds)
             if missing:
-                return Ready(Closed(Outcome.UNSEEDED, missing=missing))
+                return Ready(Closed(Outcome.UNSEEDED, now_us, missing=missing))
         self._closed.put(ask.id, now_us + CLOSED_US)
         if hold is None and closing.mode is not Mode.CHARGE:
-            return Ready(Closed(Outcome.UNKNOWN))
+            return Ready(Closed(Outcome.UNKNOWN, now_us))
         alerts = self._change(group, closing, hold)
         held, spent = _sum(hold.most) if hold is not None else Sum(), _sum(closing.spent)
         group.reserved += _over(spent, held)
@@ -178,7 +178,8 @@ class MemoryStore:
             lasted_us = now_us - hold.at_us
             mean_us = group.mean_us or lasted_us
             group.mean_us = mean_us + (lasted_us - mean_us) // 8
-        return Ready(Closed(Outcome.UNKNOWN if hold is None else Outcome.GRANTED, alerts))
+        outcome = Outcome.UNKNOWN if hold is None else Outcome.GRANTED
+        return Ready(Closed(outcome, now_us, alerts))
 
     def renew(self, asks: Sequence[Ask]) -> Ready[tuple[Outcome, ...]]:
         """Prolong the leases of open holds of one organisation."""

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _Answer: TypeAlias = asyncio.Future[list[Any]]
 
-TIMEOUT_S = 0.25
+TIMEOUT_S = 0.5
 MAX_BATCH = 64
 MAX_WAITING = 10_000
 MAX_RENEWED = 100
@@ -59,7 +59,9 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
     return Redis.from_url(
         url,
         protocol=2,  # what every Redis and Valkey speaks, without a handshake
-        socket_timeout=timeout_s,
+        # Calls have a time-out of their own, around the whole batch. With this one redis-py waits
+        # by asyncio.wait_for, which before Python 3.12 may swallow the cancellation of its task.
+        socket_timeout=None,
         socket_connect_timeout=timeout_s,
         # A connection that died while idle is told apart from a dead server by one more try.
         retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
@@ -271,10 +273,10 @@ def _read_reply(answer: list[Any]) -> Reply:
 
 
 def _read_closed(answer: list[Any]) -> Closed:
-    outcome, _, *rest = answer
+    outcome, at_us, *rest = answer
     if outcome == Outcome.UNSEEDED:
-        return Closed(Outcome.UNSEEDED, missing=_pairs(rest))
-    return Closed(Outcome(outcome), tuple(rest))
+        return Closed(Outcome.UNSEEDED, at_us, missing=_pairs(rest))
+    return Closed(Outcome(outcome), at_us, tuple(rest))
 
 
 def _pairs(flat: list[int]) -> tuple[tuple[int, int], ...]:

@@ -109,7 +109,7 @@ class Settlements:
         """Take the answers to what was sent; what failed is owed. False where the store is away."""
         all_well = True
         while self._sent:
-            settlement, answer = self._sent.popleft()
+            settlement, answer = self._sent[0]  # it waits until its answer is dealt with
             try:
                 closed = await answer
                 if closed.outcome is Outcome.UNSEEDED:
@@ -122,6 +122,7 @@ class Settlements:
                 self.owe(settlement)
             else:
                 self._note(settlement, closed)
+            self._sent.popleft()
         return all_well
 
     async def pay(self) -> bool:

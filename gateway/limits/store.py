@@ -87,6 +87,7 @@ class Closed:
     """The answer to a closing; `alerts` are indices of rules whose budget reached its alert."""
 
     outcome: Outcome
+    at_us: int
     alerts: tuple[int, ...] = ()
     missing: tuple[tuple[int, int], ...] = ()
 
@@ -135,17 +136,3 @@ class Ready(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         yield from ()
         return self.value
-
-
-async def all_of(answers: Sequence[Awaitable[T]]) -> list[T]:
-    """Await each of them, then return all or raise the first StoreAway: none is left unheard."""
-    values: list[T] = []
-    failure: StoreAway | None = None
-    for answer in answers:
-        try:
-            values.append(await answer)
-        except StoreAway as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return values

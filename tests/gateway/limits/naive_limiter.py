@@ -6,6 +6,7 @@ a moment, waits by trying every moment at which anything can change, the calenda
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -70,7 +71,7 @@ class Begun:
 class NaiveLimiter:
     def __init__(self, lease_us: int, keep_us: int) -> None:
         self.lease_us, self.keep_us = lease_us, keep_us
-        self.events: list[Event] = []
+        self.events: dict[str, list[Event]] = defaultdict(list)
         self.holds: dict[str, Hold] = {}
         self.closed: set[str] = set()
         self.begun: dict[str, list[Begun]] = {}
@@ -83,7 +84,7 @@ class NaiveLimiter:
         if rule.kind is Kind.SEATS:
             seats = (hold for hold in self.holds.values() if rule in hold.ask.rules)
             return sum(hold.lease_us > now_us for hold in seats)
-        mine = (e for e in self.events if e.rule.key == rule.key)
+        mine = self.events[rule.key]
         if rule.kind is Kind.SLIDING:
             # The end of the event's own second lies at most 60 seconds back.
             return sum(e.amount for e in mine if (e.at_us // SECOND + 61) * SECOND > now_us)
@@ -93,8 +94,7 @@ class NaiveLimiter:
     def changes(self, rule: Rule, now_us: int) -> list[int]:
         """Return the moments after now at which something of a rule leaves by itself."""
         if rule.kind is Kind.SLIDING:
-            mine = [e for e in self.events if e.rule.key == rule.key]
-            moments = {(e.at_us // SECOND + 61) * SECOND for e in mine}
+            moments = {(e.at_us // SECOND + 61) * SECOND for e in self.events[rule.key]}
             return sorted(m for m in moments if m > now_us)
         return [window_of(rule.kind, now_us)[1]]
 
@@ -117,10 +117,9 @@ class NaiveLimiter:
             return 0
         if rule.kind.is_calendar:
             return window_of(rule.kind, now_us)[1] - now_us
-        if self.used(rule, now_us) == 0:
-            return 0
-        moments = self.changes(rule, now_us)
-        return next(m for m in moments if self.used(rule, m) == 0) - now_us
+        there = [e for e in self.events[rule.key] if e.amount > 0]
+        ends = ((e.at_us // SECOND + 61) * SECOND for e in there)
+        return max(max(ends, default=now_us) - now_us, 0)
 
     # -- operations --
 
@@ -145,7 +144,7 @@ class NaiveLimiter:
             if seeds.get(index, (None, 0))[0] == day:
                 amount = seeds[index][1]
                 windows.append(Begun(begin, now_us, amount))
-                self.events.append(Event(rule, begin, amount))
+                self.events[rule.key].append(Event(rule, begin, amount))
             else:
                 missing.append((index, day))
         return tuple(missing)
@@ -171,7 +170,7 @@ class NaiveLimiter:
             if ended_us is not None and ended_us + 5 * SECOND < window.seeded_us:
                 return None
         event = Event(rule, at_us, amount)
-        self.events.append(event)
+        self.events[rule.key].append(event)
         return event
 
     def reserve(self, ask: Ask, seeds: Seeds, mode: Mode, age_us: int, now_us: int) -> Reply:
@@ -206,13 +205,13 @@ class NaiveLimiter:
         ask, spent = closing.ask, closing.spent
         self.sweep(now_us)
         if ask.id in self.closed:
-            return Closed(Outcome.CLOSED)
+            return Closed(Outcome.CLOSED, now_us)
         hold = self.holds.pop(ask.id, None)
         if hold is None and closing.mode is not Mode.CHARGE:
             self.closed.add(ask.id)
-            return Closed(Outcome.UNKNOWN)
+            return Closed(Outcome.UNKNOWN, now_us)
         if hold is None and (missing := self.seed(ask, seeds, now_us)):
-            return Closed(Outcome.UNSEEDED, missing=missing)
+            return Closed(Outcome.UNSEEDED, now_us, missing=missing)
         self.closed.add(ask.id)
         alerts = []
         at_us = now_us - closing.age_us if hold is None else hold.at_us
@@ -240,7 +239,7 @@ class NaiveLimiter:
             lasted = now_us - hold.at_us
             self.mean_us = self.mean_us or lasted
             self.mean_us += (lasted - self.mean_us) // 8
-        return Closed(Outcome.UNKNOWN if hold is None else Outcome.GRANTED, tuple(alerts))
+        return Closed(Outcome.UNKNOWN if hold is None else Outcome.GRANTED, now_us, tuple(alerts))
 
     def renew(self, ask: Ask, now_us: int) -> bool:
         """Return whether it is an open hold."""
@@ -259,7 +258,7 @@ class NaiveLimiter:
 
     def most_in_any_minute(self, rule: Rule) -> int:
         """Return the most that any 60 seconds hold, wherever they begin."""
-        mine = sorted((e for e in self.events if e.rule.key == rule.key), key=lambda e: e.at_us)
+        mine = sorted(self.events[rule.key], key=lambda e: e.at_us)
         assert all(a.at_us <= b.at_us for a, b in pairwise(mine))
         return max(
             (

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -30,14 +34,26 @@ def redis_binary() -> str:
     return found
 
 
+def _with_clock(clock: str) -> str:
+    script, shipped = load_script(), "redis.call('TIME')"
+    assert script.count(shipped) == 1
+    return script.replace(shipped, clock)
+
+
 def virtual_script() -> str:
     """Return the limiter's script with its clock replaced by a list that tests write.
 
     The script as it ships takes no time from anybody, so nothing in production can set it.
     """
-    script, shipped = load_script(), "redis.call('TIME')"
-    assert script.count(shipped) == 1
-    return script.replace(shipped, f"redis.call('LRANGE', '{VIRTUAL_TIME}', 0, 1)")
+    return _with_clock(f"redis.call('LRANGE', '{VIRTUAL_TIME}', 0, 1)")
+
+
+def ticking_script() -> str:
+    """Return the script with a clock that moves 80 ms with every call: calls have an order."""
+    return _with_clock(
+        f"(function() local n = redis.call('INCRBY', '{VIRTUAL_TIME}', 80000)"
+        " return {math.floor(n / 1000000), n % 1000000} end)()"
+    )
 
 
 class RedisServer:
@@ -90,3 +106,32 @@ class RedisServer:
             self._process.send_signal(signal.SIGCONT)
             self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def start_workers(configs: Sequence[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
+    """Start a process of limit_worker.py for each of these."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[2])])
+    worker = here / "limit_worker.py"
+    return [
+        subprocess.Popen(
+            [sys.executable, worker, json.dumps(config)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for config in configs
+    ]
+
+
+def results_of(workers: Sequence[subprocess.Popen[bytes]]) -> list[Any]:
+    """Wait for workers and return what each has seen."""
+    try:
+        outputs = [worker.communicate(timeout=60)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
+    assert [worker.returncode for worker in workers] == [0] * len(workers)
+    return [json.loads(out.splitlines()[-1]) for out in outputs]
