@@ -191,13 +191,13 @@ def main() -> None:
     seeds = range(1, asked.seeds + 1)
     store = points.Store("value", asked)
     wanted = asked.only.split(",")
-    found = {
-        case.name: run(case, store, seeds)
-        for case in cases(asked.data, asked.work, asked.requests)
-        if case.name in wanted
-    }
-    result = {"machine": points.machine(), "engines": store.engines(), "cases": found}
-    points.write_result(asked, "learning_value", result)
+    path = points.RESULTS / "learning_value.json"
+    found: dict[str, Any] = json.loads(path.read_text())["cases"] if path.exists() else {}
+    for case in cases(asked.data, asked.work, asked.requests):
+        if case.name in wanted:
+            found[case.name] = run(case, store, seeds)
+            result = {"machine": points.machine(), "engines": store.engines(), "cases": found}
+            points.write_result(asked, "learning_value", result)
 
 
 if __name__ == "__main__":
