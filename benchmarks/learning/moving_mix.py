@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.core.clock import NS_PER_S, MonotonicClock
 from engine.core.request import RequestOrder, SamplingParams
-from engine.core.step_features import Held
+from engine.core.step_features import Held, freshness
 from engine.serving.client import EngineClient
 from engine.serving.config import EngineConfig
 from engine.serving.neighbours import NeighbourMeter
@@ -129,9 +129,18 @@ class Load:
 
 
 async def record(
-    config: EngineConfig, lines: Path, *, cycles: int, seconds: float, seed: int
+    config: EngineConfig,
+    lines: Path,
+    *,
+    cycles: int,
+    seconds: float,
+    seed: int,
+    realtime: bool = False,
 ) -> Recording:
-    """Run so many cycles of all phases, `seconds` each; the engine writes its steps to `lines`."""
+    """Run so many cycles of all phases, `seconds` each; the engine writes its steps to `lines`.
+
+    `realtime` has the engine's threads run before everybody else's, where the system allows it.
+    """
     options = (*config.executor_options, ("record", str(lines)))
     engine = EngineProcess(replace(config, executor=RECORDER, executor_options=options))
     await engine.start()
@@ -139,6 +148,9 @@ async def record(
     live: list[tuple[str, float, float]] = []
     try:
         assert engine.info is not None
+        if realtime:
+            for thread in os.listdir(f"/proc/{engine.info.pid}/task"):
+                os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
         load = Load(engine, seed)
         await load.play("one user", 1.0)  # caches and threads warm up
         meter = NeighbourMeter((os.getpid(), engine.info.pid))
@@ -162,8 +174,11 @@ def steps_of(lines: Path, windows: Sequence[tuple[int, str]]) -> tuple[Step, ...
     with lines.open(encoding="utf-8") as file:
         next(file)
         noted = [StepRecord(*json.loads(line)) for line in file if line.endswith("\n")]
-    found, place = [], -1
+    found, place, since_idle, follows_prompt = [], -1, 0, False
     for step, following in pairwise(noted):
+        since_idle = since_idle + 1 if step.continues else 0
+        fresh = freshness(since_idle, follows_prompt=bool(step.continues) and follows_prompt)
+        follows_prompt = step.num_prefills > 0
         while place + 1 < len(windows) and windows[place + 1][0] <= step.began_ns:
             place += 1
         if place < 0 or not windows[place][1] or not following.continues:
@@ -175,6 +190,7 @@ def steps_of(lines: Path, windows: Sequence[tuple[int, str]]) -> tuple[Step, ...
             step.kv_tokens,
             step.pairs,
             step.prompt_kv,
+            fresh,
         )
         took_ns = following.began_ns - step.began_ns - following.writing_ns
         found.append(Step(held, took_ns, windows[place][1], place))

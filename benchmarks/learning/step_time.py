@@ -13,8 +13,9 @@ From wrong profiles the models begin anew at many places of the recording; count
 the 100 steps after the first 200. The same in the simulator, where the device is exactly its
 profile and the scheduler believes another one (needs the public traces).
 
-Let nothing else run meanwhile: `neighbours` says how many cores others kept busy, and their work is
-in every model's errors. `--keep FILE` writes the recording, `--kept FILE` compares on one.
+Let nothing else run meanwhile: `neighbour_cores` says how many cores others kept busy, and their
+work is in every model's errors; where that cannot be had, `--threads 1 --realtime` gives the engine
+a core of its own. `--keep FILE` writes the recording, `--kept FILE` compares on one.
 """
 
 from __future__ import annotations
@@ -246,6 +247,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policy", default="hybrid")
     parser.add_argument("--threads", type=int, default=None, help="of the engine; default: all")
+    parser.add_argument(
+        "--realtime",
+        action="store_true",
+        help="the engine's threads before all others (as root; leave a core with --threads)",
+    )
     parser.add_argument("--nice", type=int, default=0, help="of the engine")
     parser.add_argument("--requests", type=int, default=1200, help="of a simulated run")
     parser.add_argument("--keep", type=Path, help="write the recording here")
@@ -266,7 +272,14 @@ def main() -> None:
         else:
             lines = Path(folder) / "steps.jsonl"
             recording = asyncio.run(
-                record(config, lines, cycles=told.cycles, seconds=told.seconds, seed=told.seed)
+                record(
+                    config,
+                    lines,
+                    cycles=told.cycles,
+                    seconds=told.seconds,
+                    seed=told.seed,
+                    realtime=told.realtime,
+                )
             )
         if told.keep is not None:
             keep(recording, told.keep)
@@ -280,6 +293,8 @@ def main() -> None:
             "measured": utc_now().date().isoformat(),
             "machine": machine(config),
             "policy": told.policy,
+            "threads": told.threads,
+            "realtime": told.realtime,
             "steps": len(recording.steps),
             "seconds": round(recording.seconds, 1),
             "neighbour_cores": recording.neighbours,

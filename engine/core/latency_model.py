@@ -47,7 +47,7 @@ class LatencyModel:
         self.profile = profile
         self.errors = RecentErrors()
         self._knee, self._tile = knee_of(profile), tile_of(profile)
-        self._known = prices_of(profile)
+        self._known = (*prices_of(profile), 0.0)  # fresh caches have no price until it is learnt
         self._learner = PriceLearner(self._known)
         self._alone, self._beside_prompt = Level(), Level()
         self._scale = 1.0  # of the prices, over the profile's, in recent steps
@@ -56,20 +56,20 @@ class LatencyModel:
 
     def _publish(self) -> None:
         """Put levels and prices together, for the many questions until the next lesson."""
-        base, token, tile, knee_token, kv, mixed_kv, pair, prompt_kv, prompt, row = (
+        base, token, tile, knee_token, kv, mixed_kv, pair, prompt_kv, prompt, row, fresh = (
             self._learner.prices
         )
         tile_tokens, knee, floor = self._tile or 1, self._knee or 0, self.profile.floor_ns
         now = self._alone.value
         self._alone_prices = (
-            (now * base, now * (token + row), now * kv, now * floor),
+            (now * base, now * (token + row), now * kv, now * fresh, now * floor),
             (now * tile, tile_tokens, now * knee_token, knee),
         )
         now = self._beside_prompt.value
         self._prompt_prices = (
             (now * (base + prompt), now * token, now * row, now * (kv + mixed_kv), now * floor),
             (now * tile, tile_tokens, now * knee_token, knee),
-            (now * pair, now * prompt_kv),
+            (now * pair, now * prompt_kv, now * fresh),
         )
 
     @property
@@ -148,7 +148,7 @@ class LatencyModel:
         self.errors.add(abs(ratio - 1.0))
         if abs(ratio - 1.0) < EXACT:
             return
-        row = features(held, self._knee, self._tile)
+        row = [*features(held, self._knee, self._tile), held.fresh]
         prices_ns = sum(map(mul, row, self._learner.prices))
         told_ns = max(prices_ns, self.profile.floor_ns)
         if not 0 < told_ns < math.inf:
@@ -187,6 +187,7 @@ class LatencyModel:
         kv_tokens: float,
         pairs: float,
         prompt_kv: float,
+        fresh: float = 0.0,
     ) -> float:
         """Return the time of a step that holds just this (see `StepCost`); 0 for an empty one.
 
@@ -195,16 +196,16 @@ class LatencyModel:
         if not num_rows:
             return 0.0
         if not num_prefills:
-            return self.decodes_ns(num_rows, kv_tokens)
-        whole_ns = self.prompts_ns(num_tokens, num_rows, kv_tokens, pairs, prompt_kv)
+            return self.decodes_ns(num_rows, kv_tokens, fresh)
+        whole_ns = self.prompts_ns(num_tokens, num_rows, kv_tokens, pairs, prompt_kv, fresh)
         if num_rows > num_prefills and self._alone.value > self._beside_prompt.value:
-            return max(whole_ns, self.decodes_ns(num_rows - num_prefills, kv_tokens))
+            return max(whole_ns, self.decodes_ns(num_rows - num_prefills, kv_tokens, fresh))
         return whole_ns
 
-    def decodes_ns(self, num_rows: float, kv_tokens: float) -> float:
+    def decodes_ns(self, num_rows: float, kv_tokens: float, fresh: float = 0.0) -> float:
         """Return the time of a step of so many decodes that read `kv_tokens` in all."""
-        (base, each, kv, floor), (tile, tile_tokens, knee_token, knee) = self._alone_prices
-        total = base + each * num_rows + kv * kv_tokens
+        (base, each, kv, cold, floor), (tile, tile_tokens, knee_token, knee) = self._alone_prices
+        total = base + each * num_rows + kv * kv_tokens + cold * fresh
         if tile:
             total += tile * -(-num_rows // tile_tokens)
         if knee_token and num_rows > knee:
@@ -212,17 +213,23 @@ class LatencyModel:
         return total if total > floor else floor
 
     def prompts_ns(
-        self, num_tokens: float, num_rows: float, kv_tokens: float, pairs: float, prompt_kv: float
+        self,
+        num_tokens: float,
+        num_rows: float,
+        kv_tokens: float,
+        pairs: float,
+        prompt_kv: float,
+        fresh: float = 0.0,
     ) -> float:
         """Return the time of a step that holds a prompt; see `StepCost`."""
-        (base, token, row, kv, floor), steps, (pair, cached) = self._prompt_prices
+        (base, token, row, kv, floor), steps, (pair, cached, cold) = self._prompt_prices
         tile, tile_tokens, knee_token, knee = steps
         total = base + token * num_tokens + row * num_rows + kv * kv_tokens
         if tile:
             total += tile * -(-num_tokens // tile_tokens)
         if knee_token and num_tokens > knee:
             total += knee_token * (num_tokens - knee)
-        total += pair * pairs + cached * prompt_kv
+        total += pair * pairs + cached * prompt_kv + cold * fresh
         return total if total > floor else floor
 
 
@@ -231,6 +238,7 @@ class StepCost:
 
     __slots__ = (
         "_model",
+        "fresh",
         "kv_tokens",
         "num_prefills",
         "num_rows",
@@ -241,6 +249,7 @@ class StepCost:
 
     def __init__(self, model: LatencyModel | None) -> None:
         self._model = model
+        self.fresh = 0.0  # see `freshness`; it is not the step's doing, and outlasts `clear`
         self.clear()
 
     def clear(self) -> None:
@@ -276,6 +285,7 @@ class StepCost:
             self.kv_tokens,
             self.pairs,
             self.prompt_kv,
+            self.fresh,
         )
 
     @property
@@ -290,6 +300,7 @@ class StepCost:
             self.kv_tokens,
             self.pairs,
             self.prompt_kv,
+            self.fresh,
         )
 
     def affordable_prefill(self, start: int, most: int, limit_ns: float) -> int:
@@ -298,8 +309,8 @@ class StepCost:
             return max(most, 0)
         prompts_ns, num_tokens, pairs = self._model.prompts_ns, self.num_tokens, self.pairs
         num_rows, kv_tokens, prompt_kv = self.num_rows + 1, self.kv_tokens, self.prompt_kv + start
-        num_decodes = self.num_rows - self.num_prefills
-        if num_decodes and self._model.decodes_ns(num_decodes, kv_tokens) > limit_ns:
+        num_decodes, fresh = self.num_rows - self.num_prefills, self.fresh
+        if num_decodes and self._model.decodes_ns(num_decodes, kv_tokens, fresh) > limit_ns:
             return 0
         low, high = 0, most + 1  # low fits (or is nothing), high does not (or is too many)
         middle = most
@@ -310,6 +321,7 @@ class StepCost:
                 kv_tokens,
                 pairs + middle * (start + middle / 2),
                 prompt_kv,
+                fresh,
             )
             if with_it_ns <= limit_ns:
                 low = middle

@@ -23,6 +23,7 @@ from engine.core.queues import Queues
 from engine.core.request import FinishReason, Request, RequestOrder, Status
 from engine.core.request_story import stats_of
 from engine.core.stats import TokenEvent
+from engine.core.step_features import freshness
 
 MAX_FAULTS = 2
 
@@ -66,6 +67,8 @@ class Scheduler:
         self.predicted_ns = 0  # what the dispatched step should take
         self._began_ns: int | None = None  # of the last step, where the next follows at once
         self._held = self.planner.cost.held  # by the dispatched step
+        self._since_idle = 0  # steps that followed each other before this one
+        self._continues = False  # the next one follows at once
 
     # Coming and going
 
@@ -149,6 +152,10 @@ class Scheduler:
         """Return the next batch, or None when nobody waits, runs or is carried."""
         assert self.dispatched is None, "a step is still out"
         self._time_last_step(now_ns)
+        follows_prompt = self._continues and self._held.num_prefills > 0
+        self._since_idle = self._since_idle + 1 if self._continues else 0
+        self._continues = False
+        self.planner.cost.fresh = freshness(self._since_idle, follows_prompt=follows_prompt)
         self.log.begin(now_ns)
         if self._live:
             planned = self.planner.plan(now_ns)
@@ -185,6 +192,7 @@ class Scheduler:
         began_ns, self._began_ns = self._began_ns, None
         if began_ns is not None and self._live and self.model is not None:
             self.model.learn(self._held, self.predicted_ns, now_ns - began_ns)
+        self._continues = self._continues or began_ns is not None
 
     def update(self, batch: Batch, result: StepResult, now_ns: int) -> list[TokenEvent]:
         """Take a step's result in: counters, tokens, ends, copies that are over.

@@ -25,6 +25,9 @@ PRICES = (
 )
 
 
+IDLED = (1.0, 1.0, 0.5)  # the first steps after nobody was there
+
+
 class Held(NamedTuple):
     """What a step holds (see `StepCost`), as a value that outlives its planning."""
 
@@ -34,11 +37,12 @@ class Held(NamedTuple):
     kv_tokens: float
     pairs: float
     prompt_kv: float
+    fresh: float = 0.0
 
 
 def features(held: Held, knee: int | None, tile_tokens: int | None) -> list[float]:
     """Return what each of PRICES is multiplied with; None for a form without knee, or tiles."""
-    num_tokens, num_rows, num_prefills, kv_tokens, pairs, prompt_kv = held
+    num_tokens, num_rows, num_prefills, kv_tokens, pairs, prompt_kv, _ = held
     return [
         1.0,
         float(num_tokens),
@@ -51,6 +55,16 @@ def features(held: Held, knee: int | None, tile_tokens: int | None) -> list[floa
         1.0 if num_prefills else 0.0,
         float(num_rows),
     ]
+
+
+def freshness(steps_since_idle: int, *, follows_prompt: bool) -> float:
+    """Return how much a step finds its caches filled with something else, 0 where not at all.
+
+    The engine idled a few steps ago, or the step before held a prompt. On a CPU each costs about a
+    quarter of a small step, which no profile has a price for.
+    """
+    idled = IDLED[steps_since_idle] if steps_since_idle < len(IDLED) else 0.0
+    return idled + follows_prompt
 
 
 def prices_of(profile: LatencyProfile) -> tuple[float, ...]:

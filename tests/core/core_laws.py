@@ -278,6 +278,7 @@ class Witness:
         if model is None:
             return
         cost = StepCost(model)
+        cost.fresh = self._planner.cost.fresh
         for chunk in batch.chunks:
             if chunk.request_id in self._planner.decodes:
                 cost.add_decodes(1, chunk.start)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.core.latency_learning import BOUND_RANGE, RATES, Level, PriceLearner
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.latency_profile import LatencyProfile, load_profile
-from engine.core.step_features import PRICES, Held
+from engine.core.step_features import PRICES, Held, freshness
 
 TRUE = load_profile("builtin-cpu")
 SCALED = [name for name in PRICES if name != "mixed_kv_factor"]
@@ -301,3 +301,27 @@ def test_a_level_moves_by_a_bounded_step(ratios: list[float]) -> None:
         assert 1e-3 <= level.value <= 1e3 + 1e-6
 
     level_after(ratios, check)
+
+
+def test_what_fresh_caches_cost_is_learnt() -> None:
+    """Steps right after a prompt, and the first ones after nobody was there, take 0.2 ms more."""
+    rng, model, truth = random.Random(2), LatencyModel(TRUE), LatencyModel(TRUE)
+    for _ in range(1500):
+        held = drawn(rng)._replace(fresh=rng.choice([0.0, 0.0, 0.0, 1.0, 2.0]))
+        calm_ns = cost_of(truth, held._replace(fresh=0.0)) + 2e5 * held.fresh
+        teach(model, held, calm_ns * math.exp(rng.gauss(0, 0.03)))
+    lone = Held(1, 1, 0, 500, 0.0, 0)
+    extra_ns = cost_of(model, lone._replace(fresh=1.0)) - cost_of(model, lone)
+    assert extra_ns == pytest.approx(2e5, rel=0.25)
+    cost = StepCost(model)
+    cost.add_decodes(1, 500)
+    cost.fresh = 1.0
+    assert cost.total_ns == cost_of(model, cost.held)
+
+
+def test_freshness_wears_off() -> None:
+    """Most after an idle engine's first prompt, nothing in the run of decodes."""
+    assert freshness(0, follows_prompt=False) == freshness(50, follows_prompt=True) == 1.0
+    assert freshness(1, follows_prompt=True) == 2.0
+    assert 0 < freshness(2, follows_prompt=False) < 1
+    assert freshness(50, follows_prompt=False) == 0.0
