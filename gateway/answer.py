@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
+from engine.core.admission import Verdict
 from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
 from engine.core.request import FinishReason
 from engine.core.stats import TokenEvent
@@ -89,6 +90,11 @@ class Answer:
                 self._meter.forget(choice.request_id)
                 raise engine_unavailable() from None
             self.choices.append(choice)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """On what grounds it was let in; None before that, or where nobody asked."""
+        return None if self._pass is None else self._pass.verdict
 
     def _choice(self, index: int) -> Choice:
         plan = self.plan

@@ -37,7 +37,8 @@ from gateway.ledger import Ledger
 from gateway.lengths import Lengths, make_predictor
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
-from gateway.routes import admin, health, inference, models
+from gateway.request_records import Journal
+from gateway.routes import admin, health, inference, models, requests
 from gateway.services import LoadCodec, ModelHost, Services, TierTable
 from gateway.settings import Settings
 from gateway.spool import Spool
@@ -87,7 +88,7 @@ def create_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
-    for room in (inference, models, health, admin):
+    for room in (inference, models, health, admin, requests):
         app.include_router(room.router)
     return app
 
@@ -149,6 +150,7 @@ def build_services(
         telemetry=telemetry,
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
         watch=watch,
+        journal=Journal(),
         background=Background(),
         admin_token=admin_token,
     )

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from engine.core.admission import Verdict
+
 REASON_HEADER = "x-tiergate-reason"
 MAX_RETRY_AFTER_MS = 120_000  # the OpenAI SDK does not wait longer than this for a hint
 
@@ -98,6 +100,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_ms = retry_after_ms
         self.headers = dict(headers or {})
+        self.verdict: Verdict | None = None  # what a refusal at the door went by; for records
 
     @property
     def spec(self) -> ProblemSpec:

@@ -99,6 +99,7 @@ class Gate:
         if is_forecast:
             self.forecasts.refused(plan, verdict, now_ns)
         if found is None:
+            refusal.verdict = verdict
             raise refusal
         return found
 

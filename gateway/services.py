@@ -25,6 +25,7 @@ from gateway.ledger import Ledger
 from gateway.lengths import Lengths
 from gateway.live import LiveAnswers
 from gateway.metering import Meter
+from gateway.request_records import Journal
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.text import TextCodec
@@ -130,5 +131,6 @@ class Services:
     telemetry: Telemetry
     live: LiveAnswers
     watch: EngineWatch
+    journal: Journal
     background: Background
     admin_token: str | None

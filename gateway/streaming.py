@@ -25,6 +25,7 @@ from gateway.completion import Delta
 from gateway.errors import ApiError
 from gateway.live import LiveAnswers
 from gateway.pacing import PacedAnswer
+from gateway.request_records import DoorRecord, Journal
 from gateway.telemetry import AnswerRecord, Telemetry
 
 EXTENSION = "tiergate"  # what gateway/server.py adds to a request's scope
@@ -47,9 +48,15 @@ class AnswerResponse(Response):
     """A response that takes its seats when it begins, and gives them back however it ends."""
 
     def __init__(
-        self, answer: Answer, live: LiveAnswers, telemetry: Telemetry, clock: Clock
+        self,
+        answer: Answer,
+        live: LiveAnswers,
+        telemetry: Telemetry,
+        journal: Journal,
+        clock: Clock,
     ) -> None:
         super().__init__()
+        self._journal = journal
         self._answer = answer
         self._live = live
         self._telemetry = telemetry
@@ -64,11 +71,13 @@ class AnswerResponse(Response):
         answer.drop_connection = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
         watcher: asyncio.Task[None] | None = None
         self._live.add(answer)
+        state = scope.get("state", {})
+        record = self._journal.arrived(self._plan, state.get("request_id", ""))
         try:
-            self._open()
+            self._open(record)
             watcher = asyncio.create_task(self._watch(receive))
             if self._plan.stream:
-                await self._stream(send, scope.get("state", {}).get("send_body", send))
+                await self._stream(send, state.get("send_body", send))
             else:
                 await self._respond(send)
         except ApiError as error:
@@ -80,20 +89,22 @@ class AnswerResponse(Response):
         finally:
             answer.close()
             self._live.remove(answer)
-            self._record(scope.get("state", {}).get("log", {}))
+            self._record(state.get("log", {}), record)
             if watcher is not None:
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
 
-    def _open(self) -> None:
+    def _open(self, record: DoorRecord) -> None:
         asked = self._plan.tier.name
         try:
             self._answer.open()
         except ApiError as error:
             self._telemetry.admission(asked, error.spec.reason or error.spec.error_type)
+            record.refused(error, self._clock.now_ns())
             raise
         # From here on all is said and judged by the tier that it is served in.
-        self._plan = self._answer.plan
+        self._plan, watches = self._answer.plan, [c.stopwatch for c in self._answer.choices]
+        record.admitted(self._plan, self._answer.verdict, watches, self._clock.now_ns())
         is_own = self._plan.tier.name == asked
         self._telemetry.admission(
             asked, names.OUTCOME_ADMITTED if is_own else names.OUTCOME_DOWNGRADED
@@ -219,9 +230,11 @@ class AnswerResponse(Response):
         if gap_ns is not None:
             self._telemetry.gaps.record(self._plan.tier.name, gap_ns, num_tokens)
 
-    def _record(self, log: dict[str, Any]) -> None:
+    def _record(self, log: dict[str, Any], record: DoorRecord) -> None:
         """Tell telemetry, and the request's log line, how the answer went in the client's eyes."""
         now_ns, plan, answer = self._clock.now_ns(), self._plan, self._answer
+        ends = [(c.stats, c.finish_reason, c.num_answer_tokens) for c in answer.choices]
+        self._journal.ended(record, self.outcome, ends, now_ns)
         watches = [choice.stopwatch for choice in answer.choices]
         firsts = [watch.ttft_ns for watch in watches if watch.ttft_ns is not None]
         longest = max(len(prompt) for prompt in plan.prompts)

@@ -170,4 +170,6 @@ def respond(request: Request, services: Services, plan: Plan) -> Response:
         services.meter,
         services.lengths,
     )
-    return AnswerResponse(answer, services.live, services.telemetry, services.clock)
+    return AnswerResponse(
+        answer, services.live, services.telemetry, services.journal, services.clock
+    )
