@@ -208,10 +208,13 @@ class MemoryStore:
         # The clock may be set back: by up to a minute time stands still, beyond it is believed.
         if not group.now_us - MAX_BACKWARD_US <= now_us <= group.now_us:
             group.now_us = now_us
-        for hold in group.sweep(group.now_us):
-            self._closed.put(hold, group.now_us + CLOSED_US)
+        self._sweep(group, group.now_us)
         self._tidy(group.now_us)
         return group
+
+    def _sweep(self, group: _Group, now_us: int) -> None:
+        for hold in group.sweep(now_us):
+            self._closed.put(hold, now_us + CLOSED_US)
 
     def _tidy(self, now_us: int) -> None:
         for _ in range(_TIDIED_PER_STEP):
@@ -225,6 +228,7 @@ class MemoryStore:
             if keeper is not None:
                 expires_us = keeper.expires_us()
             else:
+                self._sweep(group, now_us)
                 in_use = group.keepers or group.holds
                 expires_us = (now_us if in_use else group.now_us) + RETAIN_US
             if expires_us > now_us:

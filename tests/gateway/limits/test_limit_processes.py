@@ -49,8 +49,8 @@ def test_four_processes_at_once_get_the_answers_of_one_after_the_other(
         else:
             closing = Closing(asks[name], Mode.SETTLE, spend)
             assert judge.settle(closing, NO_SEEDS, at_us).outcome == outcome
-    assert outcomes.count(Outcome.GRANTED) > 300
-    assert outcomes.count(Outcome.DENIED) > 300
+    assert outcomes.count(Outcome.GRANTED) > 100
+    assert outcomes.count(Outcome.DENIED) > 100
     for owner in owners:
         for rule in owner.rules:
             assert judge.most_in_any_minute(rule) <= rule.limit
