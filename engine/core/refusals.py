@@ -4,7 +4,8 @@ It knows whom the door refused, whom it let in, and first tokens; it decides not
 have been on time if, before its due time, prompts that rank behind it were served (it would have
 had their place), or the engine had nothing to do, for at least as many tokens as its own prompt.
 Memory is left out: whoever was served instead had to find room, too. Ghosts follow some of those
-let in as well, whose truth is known: how often the two agree is the ledger's own accuracy.
+let in as well: of those who missed the ledger must say so. Who was on time tells nothing, because
+it took the very place that its ghost would have looked for.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Standing:
 class LedgerCounts:
     """Totals since the start. Of ghosts judged: `justified` would have missed, `false` would not.
 
-    `checked` ghosts were of requests let in; of these `agreed` were judged as they turned out.
+    `checked` ghosts were of requests let in that missed; of these `agreed` were judged so as well.
     `returns` are those refused, come back in thought at the hinted time: `returns_admitted` would
     have been let in then, `returns_on_time` would have been on time besides.
     """
@@ -121,8 +122,11 @@ class RefusalLedger:
             self._follow(_Ghost(place, is_known=True))
 
     def truth(self, request_id: str, *, is_on_time: bool) -> None:
-        """What became of one let in; ignored unless it is checked."""
+        """What became of one let in; ignored unless it is checked and missed."""
         if request_id not in self._known:
+            return
+        if is_on_time:
+            self.forget(request_id)
             return
         judged = self._known[request_id]
         if judged is None:

@@ -76,17 +76,27 @@ def test_each_order_has_its_own_behind() -> None:
         assert not first.is_behind(dear, order)
 
 
-def test_known_truths_check_the_ledger_in_either_sequence() -> None:
-    """A request let in is judged like a ghost, and compared with what became of it."""
+def test_who_missed_checks_the_ledger_in_either_sequence() -> None:
+    """A request let in that missed is judged like a ghost, and the ledger must say so."""
     ledger = RefusalLedger()
     ledger.check(place("early-truth", 10))
-    ledger.truth("early-truth", is_on_time=True)
-    ledger.served(place("later", 10.5), 11 * S, PromptOrder.ARRIVAL)
+    ledger.truth("early-truth", is_on_time=False)
+    ledger.served(place("later", 10.5), 11 * S, PromptOrder.ARRIVAL)  # judged as on time
     ledger.check(place("late-truth", 20))
     ledger.settle(30 * S)
-    ledger.truth("late-truth", is_on_time=True)  # judged as missed
+    ledger.truth("late-truth", is_on_time=False)
     assert (ledger.counts.checked, ledger.counts.agreed) == (2, 1)
     assert ledger.counts.justified == ledger.counts.false == 0
+
+
+def test_who_was_on_time_checks_nothing() -> None:
+    """It took the place that its own ghost would have looked for."""
+    ledger = RefusalLedger()
+    ledger.check(place("a", 10))
+    ledger.truth("a", is_on_time=True)
+    ledger.settle(30 * S)
+    assert ledger.counts.checked == 0
+    assert not ledger._known
 
 
 def test_its_own_first_token_is_not_its_place() -> None:
