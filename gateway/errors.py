@@ -71,9 +71,7 @@ class Problem(Enum):
     SLO_UNREACHABLE = ProblemSpec(
         503, "overloaded_error", "slo_unattainable", "slo_unattainable", "slo-unreachable"
     )
-    NO_CAPACITY = ProblemSpec(
-        503, "overloaded_error", "slo_unattainable", "saturated", "saturated"
-    )
+    NO_CAPACITY = ProblemSpec(503, "overloaded_error", "slo_unattainable", "saturated", "saturated")
     DRAINING = ProblemSpec(503, "overloaded_error", "draining", "draining", "draining")
     DEADLINE = ProblemSpec(504, "server_error", "deadline_exceeded", "deadline_exceeded")
 

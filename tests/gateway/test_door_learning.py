@@ -67,11 +67,11 @@ async def test_a_tenants_guesses_move_to_its_own_lengths(tmp_path: Path) -> None
         await ask(door, SHORT, 60)
         await learned(door, 60)
         assert first > 20
-        assert guess(door, premium) == pytest.approx(5, rel=0.3)
+        assert guess(door, premium) < 10
         assert guess(door, free) == others
         await ask(door, SHORT, 1)
         assert ends[0].predicted_tokens == pytest.approx(first)
-        assert ends[-1].predicted_tokens == pytest.approx(5, rel=0.3)
+        assert ends[-1].predicted_tokens < 10
         assert [stats.num_output_tokens for stats in ends] == [5] * 61
 
 
@@ -130,11 +130,12 @@ async def test_a_restart_keeps_what_was_learned(tmp_path: Path) -> None:
         premium = await tenant_of(door, "premium")
         await ask(door, SHORT, 60)
         await learned(door, 60)
-        known = guess(door, premium)
+        assert guess(door, premium) < 10
     other = {"database_url": f"sqlite:///{tmp_path / 'other.db'}"}
     async with open_door(tmp_path, settings=other) as door:
-        assert guess(door, premium) == pytest.approx(known, rel=0.05)
-        assert guess(door, await tenant_of(door, "premium")) > 4 * known
+        # What was still to be fitted when the first one ended was fitted then.
+        assert guess(door, premium) < 10
+        assert guess(door, await tenant_of(door, "premium")) > 20
 
 
 async def test_another_model_begins_with_nothing(tmp_path: Path) -> None:
