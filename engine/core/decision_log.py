@@ -168,10 +168,12 @@ class DecisionLog:
                 again = last._replace(until_ns=now_ns, until_step=self._step)
                 trace.decisions[-1] = again._replace(num_steps=last.num_steps + 1)
                 continue
+            # Dozens may be told of in one step: made bare, as the starts are.
             trace.add(
-                Decision(
-                    DecisionKind.POLICY, now_ns, self._step, now_ns, self._step,
-                    num_steps=1, due_ns=due_ns, detail=words,
+                tuple.__new__(
+                    Decision,
+                    (DecisionKind.POLICY, now_ns, self._step, now_ns, self._step, None, True, 1,
+                     0, 0, due_ns, (), (), (), words),
                 )
             )  # fmt: skip
 

@@ -135,7 +135,9 @@ def build_engine(config: EngineConfig, progress: ProgressReport) -> Engine:
         profile = load_profile(profile_name(config))
         model = LatencyModel(profile.with_host_format(config.host_kv_format))
         policy = make_policy(policy_name(config), config.policy_options, model)
-        bounds = CoreConfig(config.max_waiting_requests, config.max_waiting_prompt_tokens)
+        bounds = CoreConfig(
+            config.max_waiting_requests, config.max_waiting_prompt_tokens, config.follow_one_in
+        )
     except ValueError as error:
         raise ModelLoadError(str(error)) from error
     make_executor = _load_model if config.executor == "model" else _find_maker(config.executor)

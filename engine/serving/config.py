@@ -41,6 +41,7 @@ class EngineConfig:
     prefix_caching: bool = True
     max_waiting_requests: int = 1024
     max_waiting_prompt_tokens: int = 4_000_000
+    follow_one_in: int = 1  # requests whose every step is recorded; 0: nobody's, all else is kept
 
     threads: int | None = None  # None: every physical core this process may use
     spin: int = 2000  # GOMP_SPINCOUNT: low where a gateway shares the cores (docs/performance.md)
