@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from engine.core.request import FinishReason, LengthEstimate
 from engine.core.stats import RequestStats
@@ -20,10 +20,13 @@ from engine.learning.question import Question
 from gateway.history_lengths import HistoryLengths
 from gateway.plan import Plan
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 logger = logging.getLogger(__name__)
+
+
+class Figures(Protocol):
+    """Any dataclass: what a predictor says of itself differs with the predictor."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Predictor(Protocol):
@@ -49,7 +52,7 @@ class Predictor(Protocol):
         """Write down what was learned, and end; may take a while."""
         ...
 
-    def stats(self) -> DataclassInstance:
+    def stats(self) -> Figures:
         """Return how well it does."""
         ...
 
