@@ -31,6 +31,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "tokenizers",
             "numpy",
             "jinja2",
+            "llguidance",
             "triton",
         },
     ),
@@ -85,6 +86,7 @@ GATEWAY_MODEL_MODULES = {
     "engine.model.builtin",
     "engine.model.chat_template",
     "engine.model.detokenizer",
+    "engine.model.grammar",
     "engine.model.stop_strings",
     "engine.model.tokenizer",
 }

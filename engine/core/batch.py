@@ -20,7 +20,7 @@ class Chunk:
     out again while the table does not change, so an executor may cache its tensor by identity.
     `sampling` is None for a chunk that ends before the last known token: nothing is drawn then.
     `output_index` counts the tokens generated so far (the counter of the row's random stream).
-    `prompt_ids`/`output_ids` are filled only where penalties need the history.
+    `prompt_ids`/`output_ids` are filled only where penalties or a grammar need them.
     """
 
     request_id: str

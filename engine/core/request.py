@@ -72,6 +72,8 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # includes the model's end tokens unless ignore_eos
     logprobs: int | None = None
+    # What the answer must be (engine/core/grammar.py); "": anything. A client's text: never shown.
+    grammar: str = field(default="", repr=False)
 
     @property
     def has_penalties(self) -> bool:
@@ -81,6 +83,11 @@ class SamplingParams:
             or self.frequency_penalty != 0.0
             or self.repetition_penalty != 1.0
         )
+
+    @property
+    def needs_history(self) -> bool:
+        """True where a row can only be drawn knowing all tokens so far."""
+        return self.has_penalties or bool(self.grammar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +189,7 @@ class Request:
         self.order = order
         self.id = order.id
         self.num_prompt_tokens = len(order.prompt)
-        self.needs_history = order.sampling.has_penalties  # asked for every token: kept
+        self.needs_history = order.sampling.needs_history  # asked for every token: kept
         self.output: list[int] = []
         self.num_computed = 0
         self.num_cached = 0  # prompt tokens found in the prefix cache at first admission

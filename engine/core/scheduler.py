@@ -214,7 +214,7 @@ class Scheduler:
             if request.status is Status.FINISHED:
                 continue  # it left while the step was out; its blocks were fenced until now
             if is_failed:
-                detail = "the model gave no finite result for this request"
+                detail = _why_no_token(request)
                 events.append(self.end(request, FinishReason.FAILED, now_ns, detail=detail))
                 continue
             self._advance(request, chunk.end)
@@ -313,7 +313,10 @@ class Scheduler:
         request.fault_count = 0  # it got past the place where its steps failed
         sampling = request.order.sampling
         reason: FinishReason | None = None
-        if token.token_id in sampling.stop_token_ids and len(request.output) > sampling.min_tokens:
+        if token.token_id in sampling.stop_token_ids and (
+            # Before min_tokens an end comes only where the grammar allows nothing else.
+            len(request.output) > sampling.min_tokens or sampling.grammar
+        ):
             reason = FinishReason.STOP
         elif len(request.output) >= sampling.max_tokens:
             reason = FinishReason.LENGTH
@@ -348,6 +351,12 @@ class Scheduler:
             for chunk, request in zip(chunks, self._dispatched_requests, strict=True):
                 gone = request.status is Status.FINISHED
                 assert gone or owned[request.id] is chunk.block_ids, "a table changed under a step"
+
+
+def _why_no_token(request: Request) -> str:
+    if request.order.sampling.grammar:
+        return "no next token could be found that the answer's format allows"
+    return "the model gave no finite result for this request"
 
 
 def _decode_chunk(request: Request, block_ids: tuple[int, ...]) -> Chunk:

@@ -111,6 +111,8 @@ def batch_digest(batch: Batch) -> str:
 
 def _add_chunk(update: Callable[[bytes], None], chunk: Chunk) -> None:
     text = f"{chunk.request_id}/{chunk.start}/{chunk.output_index}/{chunk.sampling!r}"
+    if chunk.sampling is not None and chunk.sampling.grammar:  # not in its repr
+        text += f"/{chunk.sampling.grammar}"
     _add(update, text, chunk.token_ids, chunk.block_ids, chunk.prompt_ids, chunk.output_ids)
 
 

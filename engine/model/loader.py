@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -34,7 +35,7 @@ from engine.model.model_runner import (
     is_out_of_memory,
     warm_up_batches,
 )
-from engine.model.sampler import Sampler
+from engine.model.sampler import MaskSource, Sampler
 from engine.model.self_check import MakeAttention, expected_of, passes, relative_error
 from engine.model.step_input import StepInputBuilder
 
@@ -160,6 +161,7 @@ def _load(
         )
     _logger.info("%s", _memory_line(cache, host))
     attention = found.make_attention(cache)
+    grammars = _grammars(checkpoint.path, found.model.vocab_size, capacity)
     info = RunnerInfo(
         model=checkpoint.name,
         model_path=str(checkpoint.path),
@@ -171,8 +173,9 @@ def _load(
         self_check_error=found.error,
         host_kv_bytes=0 if host is None else host.cache.num_bytes,
         host_kv_format=limits.host.form.name,
+        has_grammars=grammars is not None,
     )
-    sampler = Sampler(found.model.vocab_size, native)
+    sampler = Sampler(found.model.vocab_size, native, grammars)
     report("warming up", 0.9)
     step = _recorded_step(found.model, attention, capacity)
     swap = None if host is None else host.swap
@@ -254,6 +257,20 @@ def _step_bytes(found: Verified, limits: _Limits) -> int:
     kept_logits = sum(graph_sizes(limits.max_batch_requests)) * model.vocab_size
     swap_bytes = 0 if limits.host.num_bytes == 0 else DEVICE_BYTES
     return peak + kept_logits * model.dtype.itemsize + swap_bytes
+
+
+def _grammars(folder: Path, vocab_size: int, capacity: Capacity) -> MaskSource | None:
+    """Return what holds answers to a grammar; None where library or tokenizer do not allow it."""
+    try:
+        from engine.model.grammar import GrammarCompiler
+        from engine.model.grammar_masks import GrammarMasks
+        from engine.model.tokenizer import Tokenizer
+
+        compiler = GrammarCompiler.for_tokenizer(Tokenizer.load(folder))
+    except (ImportError, ModelLoadError, ValueError) as error:
+        _logger.warning("answers cannot be held to a grammar: %s", one_line(error))
+        return None
+    return GrammarMasks(compiler, vocab_size, max_states=4 * capacity.max_batch_requests)
 
 
 def _recorded_step(

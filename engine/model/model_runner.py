@@ -51,6 +51,7 @@ class RunnerInfo:
     self_check_error: float  # relative rms difference from transformers' logits
     host_kv_bytes: int = 0  # for parked contexts; 0: none can be parked
     host_kv_format: str = "raw"
+    has_grammars: bool = False  # it can hold an answer to a grammar
 
 
 class ModelRunner:

@@ -7,7 +7,7 @@ of end tokens before `min_tokens`, repetition penalty, frequency penalty, presen
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ _BANNED = float("-inf")
 
 
 def changes_logits(chunk: Chunk) -> bool:
-    """True where `LogitChanges.apply` would alter the chunk's row."""
+    """True where `LogitChanges.apply` or a grammar's mask would alter the chunk's row."""
     sampling = chunk.sampling
     assert sampling is not None, f"{chunk.request_id}: a row to draw without sampling parameters"
-    return sampling.has_penalties or bool(sampling.logit_bias) or _bans_end(sampling, chunk)
+    return sampling.needs_history or bool(sampling.logit_bias) or bans_end(sampling, chunk)
 
 
-def _bans_end(sampling: SamplingParams, chunk: Chunk) -> bool:
+def bans_end(sampling: SamplingParams, chunk: Chunk) -> bool:
+    """True while the row's `min_tokens` forbids the tokens that would end it."""
     return chunk.output_index < sampling.min_tokens and bool(sampling.stop_token_ids)
 
 
@@ -43,18 +44,23 @@ class LogitChanges:
         self._max_prompts = max_prompts
         self._prompts: OrderedDict[str, tuple[tuple[int, ...], NDArray[np.int64]]] = OrderedDict()
 
-    def apply(self, logits: torch.Tensor, rows: Sequence[Chunk]) -> None:
+    def apply(
+        self, logits: torch.Tensor, rows: Sequence[Chunk], closing: Collection[str] = ()
+    ) -> None:
         """Change `logits` ([R, >=V] float32) in place, row r by the sampling of `rows[r]`.
 
         Repetition (Keskar et al. 2019, section 4.1, https://arxiv.org/abs/1909.05858) counts prompt
         and output, and divides positive logits but multiplies negative ones; frequency and presence
-        count the output only, as the OpenAI API documents them.
+        count the output only, as the OpenAI API documents them. The requests `closing` may end
+        before their `min_tokens`.
         """
-        self._bias_and_ban(logits, rows)
+        self._bias_and_ban(logits, rows, closing)
         self._repetition(logits, rows)
         self._frequency_and_presence(logits, rows)
 
-    def _bias_and_ban(self, logits: torch.Tensor, rows: Sequence[Chunk]) -> None:
+    def _bias_and_ban(
+        self, logits: torch.Tensor, rows: Sequence[Chunk], closing: Collection[str]
+    ) -> None:
         added, banned = _Entries(), _Entries()
         for row, chunk in enumerate(rows):
             sampling = chunk.sampling
@@ -62,7 +68,7 @@ class LogitChanges:
             if sampling.logit_bias:
                 ids, values = zip(*sampling.logit_bias, strict=True)
                 added.add(row, *self._known(np.array(ids, np.int64), np.array(values, np.float32)))
-            if _bans_end(sampling, chunk):
+            if bans_end(sampling, chunk) and chunk.request_id not in closing:
                 ends = np.array(sampling.stop_token_ids, np.int64)
                 banned.add(row, *self._known(ends, np.full(len(ends), _BANNED, np.float32)))
         if added:

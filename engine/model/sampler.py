@@ -1,12 +1,12 @@
 """Draws the next token of every row of a mixed batch; it knows orders and histories, not the model.
 
-How a row is drawn is defined in categorical.py, what changes its logits first in penalties.py, its
-random number in random_stream.py, and what is reported about it in logprobs.py.
+How a row is drawn is defined in categorical.py, what changes its logits first in penalties.py and
+grammar_masks.py, its random number in random_stream.py, what is reported of it in logprobs.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -54,6 +54,27 @@ class SamplingKernels(NativeKernels, Protocol):
         ...
 
 
+class Masks(Protocol):
+    """Which tokens some rows of a pass may become; the others' logits are not touched."""
+
+    @property
+    def closing(self) -> Collection[str]:
+        """Requests that may end before their `min_tokens`."""
+        ...
+
+    def apply(self, logits: torch.Tensor, rows: Sequence[Chunk]) -> None:
+        """Set what is not allowed to -inf, in place."""
+        ...
+
+
+class MaskSource(Protocol):
+    """Makes the masks of rows with a grammar; `engine.model.grammar_masks` does."""
+
+    def masks(self, rows: Sequence[Chunk]) -> Masks:
+        """Return the masks of a step's rows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
     """Which rows go which way; indices into the pass's rows."""
@@ -82,18 +103,27 @@ class _Drawn:
 class Sampler:
     """Draws one token per row; every row's result depends on that row alone."""
 
-    def __init__(self, vocab_size: int, native: NativeKernels | None = None) -> None:
-        """Columns of the logits from `vocab_size` on are padding and never drawn."""
+    def __init__(
+        self,
+        vocab_size: int,
+        native: NativeKernels | None = None,
+        grammars: MaskSource | None = None,
+    ) -> None:
+        """Columns of the logits from `vocab_size` on are padding and never drawn.
+
+        Without `grammars`, rows that have one give no token.
+        """
         self._vocab_size = vocab_size
         self._native = native
+        self._grammars = grammars
         self._changes = LogitChanges(vocab_size)
 
     def sample(self, logits: torch.Tensor, rows: Sequence[Chunk]) -> list[SampledToken]:
         """Return the drawn tokens in the order of `rows`.
 
         `logits`: [R, >= vocab_size], any float dtype, any device; not changed. `rows`: the R chunks
-        that sample, each with its `sampling`. A row whose logits (after bias and bans) hold NaN or
-        +inf, or nothing but -inf, gives no token: it is left out, and the caller reports its
+        that sample, each with its `sampling`. A row whose logits (after bias, bans and mask) hold
+        NaN or +inf, or nothing but -inf, gives no token: it is left out, and the caller reports its
         request as failed.
         The host waits for the device once, and once more where the first candidates did not settle
         every row.
@@ -102,23 +132,30 @@ class Sampler:
         assert logits.shape[1] >= self._vocab_size
         logits = logits[:, : self._vocab_size]
         found: dict[int, SampledToken] = {}
+        masks: Masks | None = None
         pending = list(range(len(rows)))
+        held = [i for i in pending if _sampling(rows[i]).grammar]
+        if held and self._grammars is None:
+            pending = [i for i in pending if i not in held]
+        elif held and self._grammars is not None:
+            # Made while a GPU still computes the logits: only drawing waits for them.
+            masks = self._grammars.masks(rows)
         for exhaustive in (False, True):
             if not pending:
                 break
             chunks = [rows[i] for i in pending]
-            tokens, unsettled = self._pass(_take(logits, pending), chunks, exhaustive)
+            tokens, unsettled = self._pass(_take(logits, pending), chunks, exhaustive, masks)
             found |= {pending[i]: token for i, token in tokens.items()}
             pending = [pending[i] for i in unsettled]
         assert not pending, "a full ranking settles every row"
         return [found[i] for i in sorted(found)]
 
     def _pass(
-        self, logits: torch.Tensor, rows: Sequence[Chunk], exhaustive: bool
+        self, logits: torch.Tensor, rows: Sequence[Chunk], exhaustive: bool, masks: Masks | None
     ) -> tuple[dict[int, SampledToken], list[int]]:
         """Draw every row; returns tokens by row, and the rows not settled yet."""
         plan = self._plan(rows)
-        drawn = self._draw(logits, rows, plan, exhaustive)
+        drawn = self._draw(logits, rows, plan, exhaustive, masks)
         parts = [torch.stack([drawn.tokens, drawn.finite, drawn.settled]).double().flatten()]
         wanted = [_sampling(chunk).logprobs for chunk in rows]
         if plan.reported:
@@ -166,7 +203,12 @@ class Sampler:
         return plan
 
     def _draw(
-        self, logits: torch.Tensor, rows: Sequence[Chunk], plan: _Plan, exhaustive: bool
+        self,
+        logits: torch.Tensor,
+        rows: Sequence[Chunk],
+        plan: _Plan,
+        exhaustive: bool,
+        masks: Masks | None,
     ) -> _Drawn:
         device = logits.device
         tokens = torch.zeros(len(rows), dtype=torch.int64, device=device)
@@ -180,11 +222,12 @@ class Sampler:
             finite[at] = part.gather(1, best.unsqueeze(-1)).squeeze(-1).isfinite()
         if plan.drawn:
             if isinstance(self._native, SamplingKernels) and _native_takes(logits):
-                self._draw_natively(self._native, logits, rows, plan.drawn, tokens, finite)
-                return _Drawn(tokens, finite, settled)
+                drawn = _Drawn(tokens, finite, settled)
+                self._draw_natively(self._native, logits, rows, plan.drawn, drawn, masks)
+                return drawn
             chunks = [rows[i] for i in plan.drawn]
             scores = categorical.padded_float32(_take(logits, plan.drawn), self._vocab_size)
-            self._changes.apply(scores, chunks)
+            self._change(scores, chunks, masks)
             at = _index(plan.drawn, device)
             finite[at] = scores.amax(-1).isfinite()
             params = _draw_params(chunks, self._vocab_size, device)
@@ -209,23 +252,23 @@ class Sampler:
         native: SamplingKernels,
         logits: torch.Tensor,
         rows: Sequence[Chunk],
-        drawn: list[int],
-        tokens: torch.Tensor,
-        finite: torch.Tensor,
+        which: list[int],
+        drawn: _Drawn,
+        masks: Masks | None,
     ) -> None:
-        """Draw the rows `drawn` with the kernel, raw logits where nothing changes them."""
-        changed = [i for i in drawn if changes_logits(rows[i])]
-        for group in (changed, [i for i in drawn if i not in changed]):
+        """Draw the rows `which` with the kernel, raw logits where nothing changes them."""
+        changed = [i for i in which if changes_logits(rows[i])]
+        for group in (changed, [i for i in which if i not in changed]):
             if not group:
                 continue
             chunks = [rows[i] for i in group]
             scores = _take(logits, group)
             if group is changed:
                 scores = scores.to(torch.float32, copy=True)
-                self._changes.apply(scores, chunks)
+                self._change(scores, chunks, masks)
             params = _draw_params(chunks, self._vocab_size, logits.device)
             at = _index(group, logits.device)
-            tokens[at], logprobs = native.sample_rows(
+            drawn.tokens[at], logprobs = native.sample_rows(
                 scores,
                 params.temperature.float(),
                 params.top_k.clamp(max=self._vocab_size).to(torch.int32),
@@ -233,7 +276,14 @@ class Sampler:
                 params.min_p.float(),
                 params.uniform.contiguous(),
             )
-            finite[at] = logprobs.isfinite()
+            drawn.finite[at] = logprobs.isfinite()
+
+    def _change(self, scores: torch.Tensor, rows: Sequence[Chunk], masks: Masks | None) -> None:
+        if masks is None:
+            self._changes.apply(scores, rows)
+            return
+        masks.apply(scores, rows)
+        self._changes.apply(scores, rows, masks.closing)
 
     def _argmax(self, logits: torch.Tensor) -> torch.Tensor:
         if self._native is not None and _native_takes(logits):

@@ -174,6 +174,10 @@ class Tokenizer:
             self._token_texts[token_id] = known  # at most one entry per token of the vocabulary
         return known
 
+    def vocabulary(self) -> list[bytes]:
+        """Return every id's bytes, empty where it has no token; a special token's are its name."""
+        return [self._token_bytes(token_id) for token_id in range(self._vocab_size)]
+
     def _token_bytes(self, token_id: int) -> bytes:
         token = self._backend.id_to_token(token_id)
         if token is None:

@@ -123,6 +123,8 @@ class Engine:
             host_kv_format=self.config.host_kv_format if capacity.num_host_blocks else "",
             policy_options=self.config.policy_options,
             latency_profile=profile_name(self.config),
+            # Executors of other makers need not know the word.
+            has_grammars=bool(getattr(self.info, "has_grammars", False)),
         )
 
 

@@ -36,6 +36,7 @@ class EngineInfo:
     host_kv_format: str = ""  # "raw" or "int8"; empty where none can be parked
     policy_options: tuple[tuple[str, float], ...] = ()  # those that were given
     latency_profile: str = ""  # a name or a file
+    has_grammars: bool = False  # it can hold an answer to a grammar (SamplingParams.grammar)
 
 
 FinishListener = Callable[[RequestStats], None]

@@ -62,7 +62,7 @@ class MemoryExecutor:
             assert chunk.token_ids == history[chunk.start : chunk.end], "wrong tokens"
             assert (chunk.sampling is not None) == (chunk.end == len(history)), "law L31"
             assert chunk.output_index == len(truth.output)
-            if chunk.sampling is not None and chunk.sampling.has_penalties:
+            if chunk.sampling is not None and chunk.sampling.needs_history:
                 assert (*chunk.prompt_ids, *chunk.output_ids) == history
             self._check_before(chunk, truth)
             mine = {self._slot(chunk, position) for position in range(chunk.start, chunk.end)}

@@ -116,6 +116,7 @@ loads = st.builds(
 )
 KINDS = {
     "EngineLoad | None": st.none() | loads,
+    "bool": st.booleans(),
     "str": ids,
     "int": counts,
     "float": numbers,
