@@ -18,7 +18,7 @@ from gateway.limits.values import Ask
 
 MAX_SEEN = 20_000
 
-_Seen: TypeAlias = tuple[int, int]  # the first day of a window, and what it had used
+_Seen: TypeAlias = tuple[int, int]  # a moment, and what the window of then had used
 
 
 class Emergency:
@@ -33,10 +33,10 @@ class Emergency:
     def hear(self, ask: Ask, reply: Reply) -> None:
         """Remember where the store says that budgets stand."""
         for rule, (used, _, _) in zip(ask.rules, reply.readings, strict=True):
-            if rule.kind.is_calendar:
+            if rule.is_calendar:
                 name = (ask.group, rule.key)
                 self._seen.pop(name, None)
-                self._seen[name] = (span(rule.kind, reply.at_us)[0], used)
+                self._seen[name] = (reply.at_us, used)
         while len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
 
@@ -75,8 +75,9 @@ class Emergency:
         return self._store
 
     def _heard(self, ask: Ask, index: int, first_day: int) -> int | None:
-        day, used = self._seen.get((ask.group, ask.rules[index].key), (None, 0))
-        return used if day == first_day else None
+        rule = ask.rules[index]
+        at_us, used = self._seen.get((ask.group, rule.key), (0, 0))
+        return used if span(rule.kind, at_us)[0] == first_day else None
 
     async def _used(self, ask: Ask, index: int, first_day: int) -> int:
         heard = self._heard(ask, index, first_day)

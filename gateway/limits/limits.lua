@@ -12,11 +12,12 @@
 --   calendar window     hash: FIRST_DAY and u used, x spent, s when seeded, a alert told
 --   seats               zset: id of a hold by the end of its lease
 --
--- ARGV of reserve and settle: 1 operation, 2 id, 3 mode, 4 age, 5 ended (both ago), 6 lease,
--- 7 keep, 8 requests, 9 tokens, 10 cost, then five for each rule: kind, limit (reserve) or alert
--- (settle), amount, first day and amount of a seed ('' for none).
+-- ARGV of reserve and settle: 1 operation, 2 id, 3 "mode age ended lease keep requests tokens
+-- cost" (age and end: how long ago), 4 for each rule "kind bound amount day seed": the bound is
+-- the limit, in settle the alert; day and seed are the first day of a window and what it has used.
+-- Numbers come and go as one string: one each would cost a client more than the call itself.
 
-local SECOND, DAY = 1000000, 86400000000
+local SECOND, HOUR, DAY = 1000000, 3600000000, 86400000000
 local LIVE_S = 60                   -- a bucket counts for so many seconds after its own
 local CLOSED_MS = 120000            -- a closed hold is remembered: a delayed command finds it so
 local RETAIN_MS = 2 * 86400000      -- the totals of an organisation nobody uses
@@ -34,12 +35,8 @@ local function read_clock()
   local last = tonumber(redis.call('HGET', KEYS[1], 'now') or 0)
   if last >= now and last - now <= 60 * SECOND then return last end
   redis.call('HSET', KEYS[1], 'now', now)
+  if now - last > HOUR or last > now then redis.call('PEXPIRE', KEYS[1], RETAIN_MS) end
   return now
-end
-
-local function retain()
-  redis.call('PEXPIRE', KEYS[1], RETAIN_MS)
-  redis.call('PEXPIRE', KEYS[2], RETAIN_MS)
 end
 
 local function count(what, requests, tokens, cost)
@@ -72,37 +69,41 @@ end
 
 -- ---- sliding windows -------------------------------------------------------------------------
 
-local function open_window(key, second)
-  local v = redis.call('HMGET', key, 'total', 'oldest', 'newest')
-  local w = {key = key, total = 0, oldest = second, newest = second}
+-- Reads a window as it is now, with the amount of the second that held the moment `at`.
+local function open_window(key, now, at)
+  local this, second = math.floor(now / SECOND), math.floor(at / SECOND)
+  local w = {key = key, total = 0, oldest = second, newest = second, second = second, amount = 0}
+  local v = redis.call('HMGET', key, 'total', 'oldest', 'newest', second)
   if not v[1] then return w end
   local oldest, newest = tonumber(v[2]), tonumber(v[3])
-  if newest > second or newest < second - LIVE_S then
+  if newest > this or newest < this - LIVE_S then
     redis.call('DEL', key)
     return w
   end
-  w.total, w.oldest, w.newest = tonumber(v[1]), oldest, newest
-  if oldest < second - LIVE_S then
+  w.total, w.oldest, w.newest, w.amount = tonumber(v[1]), oldest, newest, tonumber(v[4] or 0)
+  if oldest < this - LIVE_S then
     local gone = {}
-    for s = oldest, second - LIVE_S - 1 do gone[#gone + 1] = s end
+    for s = oldest, this - LIVE_S - 1 do gone[#gone + 1] = s end
     for _, amount in ipairs(redis.call('HMGET', key, unpack(gone))) do
       if amount then w.total = w.total - tonumber(amount) end
     end
-    w.oldest = second - LIVE_S
+    w.oldest = this - LIVE_S
     redis.call('HDEL', key, unpack(gone))
     redis.call('HSET', key, 'total', w.total, 'oldest', w.oldest)
   end
   return w
 end
 
-local function add_to_window(w, second, amount)
-  local had = tonumber(redis.call('HGET', w.key, second) or 0)
-  local has = math.max(had + amount, 0)
-  if has == had then return end
-  w.total = w.total + has - had
-  w.oldest, w.newest = math.min(w.oldest, second), math.max(w.newest, second)
-  redis.call('HSET', w.key, 'total', w.total, 'oldest', w.oldest, 'newest', w.newest, second, has)
-  redis.call('PEXPIRE', w.key, (LIVE_S + 2) * 1000)
+-- Adds to the second the window was opened with, or takes from it what is there.
+local function add_to_window(w, amount, now)
+  if w.second < math.floor(now / SECOND) - LIVE_S then return end
+  local has = math.max(w.amount + amount, 0)
+  if has == w.amount then return end
+  local is_new = w.total == 0 or w.second > w.newest
+  w.total, w.amount = w.total + has - w.amount, has
+  w.oldest, w.newest = math.min(w.oldest, w.second), math.max(w.newest, w.second)
+  redis.call('HSET', w.key, 'total', w.total, 'oldest', w.oldest, 'newest', w.newest, w.second, has)
+  if is_new then redis.call('PEXPIRE', w.key, (LIVE_S + 2) * 1000) end
 end
 
 local function amounts_of(w)
@@ -123,6 +124,7 @@ end
 -- How long until all of it has left.
 local function empty_in(w, now)
   if w.total == 0 then return 0 end
+  if w.amount > 0 and w.second == w.newest then return (w.second + LIVE_S + 1) * SECOND - now end
   for s = w.newest, w.oldest, -1 do
     if tonumber(redis.call('HGET', w.key, s) or 0) > 0 then
       return (s + LIVE_S + 1) * SECOND - now
@@ -170,42 +172,65 @@ local function seed(key, kind, used, now)
   redis.call('PEXPIRE', key, math.ceil((next * DAY - now) / 1000) + AFTER_MS)
 end
 
--- Adds to the window that held the moment `at`; returns its first day, nil where it is not kept.
-local function add_to_calendar(key, kind, at, amount, ended)
+-- Adds to the window that held the moment `at`, and what of it was spent; returns the latter, nil
+-- where the window is not kept. What ended well before its seed was taken is part of the seed.
+local function add_to_calendar(key, kind, at, amount, spent, ended)
   local first = span(kind, at)
-  local v = redis.call('HMGET', key, first .. 'u', first .. 's')
-  if not v[1] then return nil end
-  -- What ended well before the seed was taken is in the ledger, and so in the seed.
-  if ended and ended + SEED_GRACE < tonumber(v[2]) then return nil end
-  redis.call('HSET', key, first .. 'u', math.max(tonumber(v[1]) + amount, 0))
-  return first
+  local v = redis.call('HMGET', key, first .. 'u', first .. 's', first .. 'x')
+  if not v[1] or ended and ended + SEED_GRACE < tonumber(v[2]) then return nil end
+  local used, all_spent = math.max(tonumber(v[1]) + amount, 0), tonumber(v[3]) + spent
+  redis.call('HSET', key, first .. 'u', used, first .. 'x', all_spent)
+  return all_spent, first
 end
 
 -- ---- operations ------------------------------------------------------------------------------
 
-local function rule(i)
-  local a = 10 + (i - 1) * 5
-  return KEYS[i + 3], ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+local function read_rules()
+  local rules, next_word = {}, string.gmatch(ARGV[4], '%S+')
+  for i = 4, #KEYS do
+    rules[#rules + 1] = {
+      key = KEYS[i], kind = next_word(), bound = tonumber(next_word()),
+      text = next_word(), day = next_word(), seed = next_word(),
+    }
+    rules[#rules].amount = tonumber(rules[#rules].text)
+  end
+  return rules
 end
 
--- Sees to it that each calendar window has begun; returns the reply that asks for what is missing.
-local function seed_all(rules, now)
+local function read_head()
+  local head, next_word = {}, string.gmatch(ARGV[3], '%S+')
+  head.mode = next_word()
+  head.age, head.ended, head.lease, head.keep =
+    tonumber(next_word()), tonumber(next_word()), tonumber(next_word()), tonumber(next_word())
+  head.sums = {next_word(), next_word(), next_word()}
+  head.requests, head.tokens, head.cost =
+    tonumber(head.sums[1]), tonumber(head.sums[2]), tonumber(head.sums[3])
+  return head
+end
+
+local function answer(numbers)
+  for i, number in ipairs(numbers) do numbers[i] = string.format('%.0f', number) end
+  return table.concat(numbers, ' ')
+end
+
+-- Reads each calendar window, begun with its seed where need be; returns the reply that asks for
+-- the seeds that are missing.
+local function open_calendars(rules, now)
   local reply = {UNSEEDED, now}
-  for i = 1, rules do
-    local key, kind = rule(i)
-    if kind ~= 's' and kind ~= 'l' then
-      local first = span(kind, now)
-      if redis.call('HEXISTS', key, first .. 'u') == 0 then
-        if ARGV[10 + i * 5 - 1] == tostring(first) then
-          seed(key, kind, ARGV[10 + i * 5], now)
-        else
-          reply[#reply + 1] = i - 1
-          reply[#reply + 1] = first
-        end
+  for i, r in ipairs(rules) do
+    if r.kind ~= 's' and r.kind ~= 'l' then
+      r.first, r.next = span(r.kind, now)
+      r.used = tonumber(redis.call('HGET', r.key, r.first .. 'u') or -1)
+      if r.used < 0 and r.day == tostring(r.first) then
+        seed(r.key, r.kind, r.seed, now)
+        r.used = tonumber(r.seed)
+      elseif r.used < 0 then
+        reply[#reply + 1] = i - 1
+        reply[#reply + 1] = r.first
       end
     end
   end
-  return #reply > 2 and reply or nil
+  return #reply > 2 and answer(reply) or nil
 end
 
 -- Someone with a seat must be done first: the mean time of a hold, over those who have one.
@@ -215,123 +240,118 @@ local function seat_wait(taken)
   return math.max(LEAST_WAIT, math.min(math.floor(mean / taken), MOST_WAIT))
 end
 
--- Where a rule stands: used, wait until `amount` more fits, reset; and its window.
-local function stand(key, kind, limit, amount, now)
-  local used, fits_in, reset, w = 0, nil, 0, nil
-  if kind == 's' then
-    w = open_window(key, math.floor(now / SECOND))
-    used = w.total
-  elseif kind == 'l' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    used = redis.call('ZCARD', key)
-  else
-    local first, next = span(kind, now)
-    used, reset = tonumber(redis.call('HGET', key, first .. 'u') or 0), next * DAY - now
+-- Finds where a rule stands: used; returns how long until `amount` more fits.
+local function stand(r, amount, now, at)
+  if r.kind == 's' then
+    r.window = open_window(r.key, now, at)
+    r.used = r.window.total
+  elseif r.kind == 'l' then
+    r.used = redis.call('ZCOUNT', r.key, '(' .. string.format('%.0f', now), '+inf')
   end
-  if amount == 0 or used + amount <= limit then return used, 0, reset, w end
-  if amount > limit then return used, NEVER, reset, w end
-  if kind == 's' then return used, left_in(w, used + amount - limit, now), reset, w end
-  return used, kind == 'l' and seat_wait(used) or reset, reset, w
+  if amount == 0 or r.used + amount <= r.bound then return 0 end
+  if amount > r.bound then return NEVER end
+  if r.kind == 's' then return left_in(r.window, r.used + amount - r.bound, now) end
+  if r.kind == 'l' then return seat_wait(r.used) end
+  return r.next * DAY - now
+end
+
+local function take(rules, head, now, at)
+  local record = {string.format('%.0f', at), unpack(head.sums)}
+  for _, r in ipairs(rules) do
+    if r.kind == 's' then
+      add_to_window(r.window, r.amount, now)
+    elseif r.kind ~= 'l' then
+      add_to_calendar(r.key, r.kind, at, r.amount, 0)
+    elseif r.amount > 0 then
+      redis.call('ZREMRANGEBYSCORE', r.key, '-inf', now)
+      redis.call('ZADD', r.key, now + head.lease, ARGV[2])
+      redis.call('PEXPIRE', r.key, math.ceil(head.lease / 1000))
+    end
+    record[#record + 1] = r.text
+  end
+  local life_ms = math.ceil((head.lease + 2 * head.keep) / 1000)
+  redis.call('SET', KEYS[3], table.concat(record, ' '), 'PX', life_ms)
+  local member = ARGV[2] .. ' ' .. table.concat(head.sums, ' ')
+  redis.call('ZADD', KEYS[2], now + head.lease + head.keep, member)
+  redis.call('PEXPIRE', KEYS[2], RETAIN_MS)
+  count('r', head.requests, head.tokens, head.cost)
 end
 
 -- Mode `ask`, or `adopt`: takes in what was let in elsewhere, `age` ago, whatever the limits say.
 local function reserve()
-  local now, rules, mode = read_clock(), #KEYS - 3, ARGV[3]
+  local now, rules, head = read_clock(), read_rules(), read_head()
   sweep(now)
   local known = find(KEYS[3], ARGV[2])
-  if known == CLOSED then return {CLOSED, now} end
-  local missing = seed_all(rules, now)
+  if known == CLOSED then return answer({CLOSED, now}) end
+  local missing = open_calendars(rules, now)
   if missing then return missing end
-  local reply, windows, fits = {GRANTED, now}, {}, true
-  for i = 1, rules do
-    local key, kind, limit, amount = rule(i)
-    local used, wait, reset, w = stand(key, kind, limit, known and 0 or amount, now)
-    if wait ~= 0 then fits = false end
-    reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2], windows[i] = used, wait, reset, w
+  local at, waits, fits = now - head.age, {}, true
+  for i, r in ipairs(rules) do
+    waits[i] = stand(r, known and 0 or r.amount, now, at)
+    fits = fits and waits[i] == 0
   end
-  if fits or mode == 'adopt' then
-    if not known then
-      local at, lease, keep = now - ARGV[4], tonumber(ARGV[6]), tonumber(ARGV[7])
-      local record = {string.format('%.0f', at), ARGV[8], ARGV[9], ARGV[10]}
-      for i = 1, rules do
-        local key, kind, _, amount = rule(i)
-        local second = math.floor(at / SECOND)
-        if kind == 'l' then
-          if amount > 0 then
-            redis.call('ZADD', key, now + lease, ARGV[2])
-            redis.call('PEXPIRE', key, math.ceil(lease / 1000))
-          end
-        elseif kind ~= 's' then
-          add_to_calendar(key, kind, at, amount)
-        elseif second >= math.floor(now / SECOND) - LIVE_S then
-          add_to_window(windows[i], second, amount)
-        end
-        reply[i * 3], reply[i * 3 + 1] = reply[i * 3] + amount, 0
-        record[i + 4] = ARGV[10 + i * 5 - 2]
-      end
-      redis.call('SET', KEYS[3], table.concat(record, ' '), 'PX', math.ceil((lease + 2 * keep) / 1000))
-      redis.call('ZADD', KEYS[2], now + lease + keep,
-        table.concat({ARGV[2], ARGV[8], ARGV[9], ARGV[10]}, ' '))
-      count('r', tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]))
-      retain()
-    end
-  else
-    reply[1] = DENIED
+  local is_in = known or fits or head.mode == 'adopt'
+  if is_in and not known then take(rules, head, now, at) end
+  local reply = {is_in and GRANTED or DENIED, now}
+  for i, r in ipairs(rules) do
+    local reset = r.window and empty_in(r.window, now) or r.next and r.next * DAY - now or 0
+    reply[i * 3] = r.used + (is_in and not known and r.amount or 0)
+    reply[i * 3 + 1] = is_in and 0 or waits[i]
+    reply[i * 3 + 2] = reset
   end
-  for i = 1, rules do
-    if windows[i] then reply[i * 3 + 2] = empty_in(windows[i], now) end
-  end
-  return reply
+  return answer(reply)
 end
 
--- Notes what a calendar window has really spent; true once, when it reaches its alert.
-local function spend(key, first, amount, alert)
-  local spent = redis.call('HINCRBY', key, first .. 'x', amount)
-  return alert > 0 and spent >= alert and redis.call('HSETNX', key, first .. 'a', 1) == 1
+-- Corrects every rule to what was spent; returns those whose budget reached its alert.
+local function change(rules, had, now, at, ended)
+  local alerts = {}
+  for i, r in ipairs(rules) do
+    local amount = r.amount - (had[i + 4] or 0)
+    if r.kind == 'l' then
+      redis.call('ZREM', r.key, ARGV[2])
+    elseif r.kind ~= 's' then
+      local spent, first = add_to_calendar(r.key, r.kind, at, amount, r.amount, ended)
+      if spent and r.bound > 0 and spent >= r.bound
+        and redis.call('HSETNX', r.key, first .. 'a', 1) == 1 then
+        alerts[#alerts + 1] = i - 1
+      end
+    elseif amount ~= 0 then
+      add_to_window(open_window(r.key, now, at), amount, now)
+    end
+  end
+  return alerts
 end
+
+local function over(a, b) return math.max(a - b, 0) end
 
 -- Mode `settle` or `release`; `charge` takes what an unknown hold has spent (its store was lost).
 local function settle()
-  local now, rules, id, mode = read_clock(), #KEYS - 3, ARGV[2], ARGV[3]
-  local requests, tokens, cost = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+  local now, rules, head = read_clock(), read_rules(), read_head()
   sweep(now)
-  local known, member = find(KEYS[3], id)
-  if known == CLOSED then return {CLOSED, now} end
-  if not known and mode == 'charge' then
-    local missing = seed_all(rules, now)
+  local known, member = find(KEYS[3], ARGV[2])
+  if known == CLOSED then return answer({CLOSED, now}) end
+  if not known and head.mode == 'charge' then
+    local missing = open_calendars(rules, now)
     if missing then return missing end
   end
   redis.call('SET', KEYS[3], 'x', 'PX', CLOSED_MS)
-  if not known and mode ~= 'charge' then return {UNKNOWN, now} end
-  local had = {}
-  for number in string.gmatch(known or '', '%d+') do had[#had + 1] = number end
-  if known then redis.call('ZREM', KEYS[2], member) end
-  local reply = {known and GRANTED or UNKNOWN, now}
-  local at, ended = known and tonumber(had[1]) or now - ARGV[4], not known and now - ARGV[5]
-  local this = math.floor(now / SECOND)
-  for i = 1, rules do
-    local key, kind, alert, amount = rule(i)
-    local change, second = amount - (had[i + 4] or 0), math.floor(at / SECOND)
-    if kind == 'l' then
-      redis.call('ZREM', key, id)
-    elseif kind ~= 's' then
-      local first = add_to_calendar(key, kind, at, change, ended)
-      if first and alert >= 0 and spend(key, first, amount, alert) then reply[#reply + 1] = i - 1 end
-    elseif change ~= 0 and second >= this - LIVE_S then
-      add_to_window(open_window(key, this), second, change)
-    end
+  if not known and head.mode ~= 'charge' then return answer({UNKNOWN, now}) end
+  local had, at, ended = {}, now - head.age, now - head.ended
+  if known then
+    for number in string.gmatch(known, '%d+') do had[#had + 1] = number end
+    redis.call('ZREM', KEYS[2], member)
+    at, ended = tonumber(had[1]), nil
   end
-  local held = {tonumber(had[2] or 0), tonumber(had[3] or 0), tonumber(had[4] or 0)}
-  local function over(a, b) return math.max(a - b, 0) end
-  count('r', over(requests, held[1]), over(tokens, held[2]), over(cost, held[3]))
-  count('s', requests, tokens, cost)
-  count('f', over(held[1], requests), over(held[2], tokens), over(held[3], cost))
-  if known and mode ~= 'release' then
+  local alerts = change(rules, had, now, at, ended)
+  local requests, tokens, cost = tonumber(had[2] or 0), tonumber(had[3] or 0), tonumber(had[4] or 0)
+  count('r', over(head.requests, requests), over(head.tokens, tokens), over(head.cost, cost))
+  count('s', head.requests, head.tokens, head.cost)
+  count('f', over(requests, head.requests), over(tokens, head.tokens), over(cost, head.cost))
+  if known and head.mode ~= 'release' then
     local mean = tonumber(redis.call('HGET', KEYS[1], 'mean') or now - at)
     redis.call('HSET', KEYS[1], 'mean', mean + math.floor((now - at - mean) / 8))
   end
-  retain()
-  return reply
+  return answer({known and GRANTED or UNKNOWN, now, unpack(alerts)})
 end
 
 -- ARGV: renew, lease, keep, then id and number of seats of each hold; KEYS: the hold, its seats.
@@ -354,8 +374,8 @@ local function renew()
     reply[#reply + 1] = member and GRANTED or known or UNKNOWN
     k = k + seats + 1
   end
-  retain()
-  return reply
+  redis.call('PEXPIRE', KEYS[2], RETAIN_MS)
+  return answer(reply)
 end
 
 local function totals()

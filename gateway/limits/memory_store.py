@@ -253,7 +253,7 @@ class MemoryStore:
         """See to it that each calendar window has begun; return those that lack their seed."""
         missing: list[tuple[int, int]] = []
         for index, rule in enumerate(ask.rules):
-            if rule.kind.is_calendar:
+            if rule.is_calendar:
                 keeper = self._keeper(group, ask.group, rule)
                 assert isinstance(keeper, Calendar)
                 if keeper.at(group.now_us) is None:

@@ -40,7 +40,7 @@ from gateway.limits.values import Ask, Spend, Sum, Totals
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Answer: TypeAlias = asyncio.Future[list[Any]]
+_Answer: TypeAlias = asyncio.Future[Any]
 
 TIMEOUT_S = 0.5
 MAX_BATCH = 64
@@ -92,7 +92,7 @@ class _Line:
         """Line up; the answer is there, or StoreAway raised, within about two time-outs."""
         answer: _Answer = asyncio.get_running_loop().create_future()
         if self._is_over or len(self._waiting) >= MAX_WAITING:
-            answer.set_exception(StoreAway("no place in line"))
+            _refuse(answer, "no place in line")
         else:
             self._waiting.append(_Call(keys, args, answer))
             self._wake.set()
@@ -144,7 +144,12 @@ class _Line:
     def _fail(self, calls: Sequence[_Call], why: str) -> None:
         for call in calls:
             if not call.answer.done():
-                call.answer.set_exception(StoreAway(why))
+                _refuse(call.answer, why)
+
+
+def _refuse(answer: _Answer, why: str) -> None:
+    answer.set_exception(StoreAway(why))
+    answer.exception()  # nobody may be waiting for it, and that is no reason for a line in the log
 
 
 class RedisStore:
@@ -171,16 +176,21 @@ class RedisStore:
         self, ask: Ask, seeds: Seeds = NO_SEEDS, *, mode: Mode = Mode.ASK, age_us: int = 0
     ) -> _Later[Reply]:
         """Take all of `ask.most` or nothing."""
-        head = self._head("reserve", ask, mode, age_us, 0, ask.most)
-        limits = [rule.limit for rule in ask.rules]
-        return self._call(ask, head, limits, ask.costs(), seeds, _read_reply)
+        rules = [
+            f"{rule.kind.value} {rule.limit} {amount} {_seed(seeds, i)}"
+            for i, (rule, amount) in enumerate(zip(ask.rules, ask.costs(), strict=True))
+        ]
+        return self._call("reserve", ask, self._head(mode, age_us, 0, ask.most), rules, _read_reply)
 
     def settle(self, closing: Closing, seeds: Seeds = NO_SEEDS) -> _Later[Closed]:
         """Keep what was spent and give back the rest where it was taken."""
         ask, spent = closing.ask, closing.spent
-        head = self._head("settle", ask, closing.mode, closing.age_us, closing.ended_us, spent)
-        alerts = [rule.alert_at for rule in ask.rules]
-        return self._call(ask, head, alerts, ask.taken(spent), seeds, _read_closed)
+        rules = [
+            f"{rule.kind.value} {rule.alert_at} {amount} {_seed(seeds, i)}"
+            for i, (rule, amount) in enumerate(zip(ask.rules, ask.taken(spent), strict=True))
+        ]
+        head = self._head(closing.mode, closing.age_us, closing.ended_us, spent)
+        return self._call("settle", ask, head, rules, _read_closed)
 
     async def renew(self, asks: Sequence[Ask]) -> tuple[Outcome, ...]:
         """Prolong the leases of open holds of one organisation."""
@@ -195,7 +205,8 @@ class RedisStore:
                 keys.append(self._key(ask.group, f"h:{ask.id}"))
                 keys.extend(self._key(ask.group, key) for key in seats)
                 args.extend((ask.id, len(seats)))
-            outcomes.extend(Outcome(n) for n in await self._line.put(tuple(keys), tuple(args)))
+            answer = await self._line.put(tuple(keys), tuple(args))
+            outcomes.extend(map(Outcome, _numbers(answer)))
         return tuple(outcomes)
 
     async def totals(self, group: str) -> Totals:
@@ -221,28 +232,23 @@ class RedisStore:
         finally:
             await self._client.aclose()
 
-    def _head(
-        self, name: str, ask: Ask, mode: Mode, age_us: int, ended_us: int, spend: Spend
-    ) -> tuple[str | int, ...]:
-        lease = (self._lease_us, self._keep_us)
-        sums = (spend.requests, spend.tokens, spend.cost_nano)
-        return (name, ask.id, mode.value, age_us, ended_us, *lease, *sums)
+    def _head(self, mode: Mode, age_us: int, ended_us: int, spend: Spend) -> str:
+        return (
+            f"{mode.value} {age_us} {ended_us} {self._lease_us} {self._keep_us} "
+            f"{spend.requests} {spend.tokens} {spend.cost_nano}"
+        )
 
     def _call(
         self,
+        name: str,
         ask: Ask,
-        head: tuple[str | int, ...],
-        bounds: Sequence[int],
-        amounts: Sequence[int],
-        seeds: Seeds,
-        read: Callable[[list[Any]], T],
+        head: str,
+        rules: Sequence[str],
+        read: Callable[[list[int]], T],
     ) -> _Later[T]:
-        keys = [*self._shared_keys(ask.group), self._key(ask.group, f"h:{ask.id}")]
-        args: list[str | int] = list(head)
-        for i, (rule, bound, amount) in enumerate(zip(ask.rules, bounds, amounts, strict=True)):
-            keys.append(self._key(ask.group, rule.key))
-            args.extend((rule.kind.value, bound, amount, *seeds.get(i, ("", ""))))
-        return _Later(self._line.put(tuple(keys), tuple(args)), read)
+        tag = f"{self._prefix}:{{{ask.group}}}:"
+        keys = (f"{tag}t", f"{tag}o", f"{tag}h:{ask.id}", *[tag + rule.key for rule in ask.rules])
+        return _Later(self._line.put(keys, (name, ask.id, head, " ".join(rules))), read)
 
     def _shared_keys(self, group: str) -> tuple[str, str]:
         return self._key(group, "t"), self._key(group, "o")
@@ -256,15 +262,26 @@ class _Later(Generic[T]):
 
     __slots__ = ("_answer", "_read")
 
-    def __init__(self, answer: _Answer, read: Callable[[list[Any]], T]) -> None:
+    def __init__(self, answer: _Answer, read: Callable[[list[int]], T]) -> None:
         self._answer = answer
         self._read = read
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._read((yield from self._answer.__await__()))
+        return self._read(_numbers((yield from self._answer.__await__())))
 
 
-def _read_reply(answer: list[Any]) -> Reply:
+def _numbers(answer: bytes) -> list[int]:
+    return [int(number) for number in answer.split()]
+
+
+def _seed(seeds: Seeds, index: int) -> str:
+    if index not in seeds:
+        return "- -"
+    first_day, used = seeds[index]
+    return f"{first_day} {used}"
+
+
+def _read_reply(answer: list[int]) -> Reply:
     outcome, at_us, *rest = answer
     if outcome == Outcome.UNSEEDED:
         return Reply(Outcome.UNSEEDED, at_us, missing=_pairs(rest))
@@ -272,7 +289,7 @@ def _read_reply(answer: list[Any]) -> Reply:
     return Reply(Outcome(outcome), at_us, readings)
 
 
-def _read_closed(answer: list[Any]) -> Closed:
+def _read_closed(answer: list[int]) -> Closed:
     outcome, at_us, *rest = answer
     if outcome == Outcome.UNSEEDED:
         return Closed(Outcome.UNSEEDED, at_us, missing=_pairs(rest))

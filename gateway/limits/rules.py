@@ -44,11 +44,6 @@ class Kind(StrEnum):
     MONTH = "m"
     SEATS = "l"
 
-    @property
-    def is_calendar(self) -> bool:
-        """True for the windows that begin and end by the calendar."""
-        return self in (Kind.DAY, Kind.WEEK, Kind.MONTH)
-
 
 class Counted(IntEnum):
     """What of a request a rule counts: the index of it in `Spend.amounts`."""
@@ -66,7 +61,7 @@ class Rule:
     """One number that is kept and its bound. `key` names it within the organisation.
 
     `alert_at` is the amount spent that is told of: 0 for none, and -1 where spending is not
-    tracked apart from reservations.
+    tracked apart from reservations. `is_calendar`: it begins and ends by the calendar.
     """
 
     owner: ScopeLimits
@@ -76,6 +71,10 @@ class Rule:
     limit: int
     key: str
     alert_at: int = -1
+    is_calendar: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_calendar", self.kind in (Kind.DAY, Kind.WEEK, Kind.MONTH))
 
 
 _PLAIN = (

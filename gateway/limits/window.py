@@ -125,10 +125,11 @@ class CalendarWindow:
 class Calendar:
     """The windows of one rule that may still change: the present one and the one before."""
 
-    __slots__ = ("_kind", "_windows")
+    __slots__ = ("_kind", "_latest", "_windows")
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
+        self._latest: CalendarWindow | None = None
         self._windows: dict[int, CalendarWindow] = {}
 
     def first_day(self, moment_us: int) -> int:
@@ -137,11 +138,14 @@ class Calendar:
 
     def at(self, moment_us: int) -> CalendarWindow | None:
         """Return the window that holds a moment; None where it has not begun or is gone."""
+        latest = self._latest
+        if latest is not None and latest.first_day * DAY_US <= moment_us < latest.next_day * DAY_US:
+            return latest  # nearly always, and without asking the calendar
         return self._windows.get(span(self._kind, moment_us)[0])
 
     def begin(self, now_us: int, seed: int) -> None:
         """Begin the present window with what it has used already; keep the latest before it."""
-        window = CalendarWindow(self._kind, now_us, seed)
+        window = self._latest = CalendarWindow(self._kind, now_us, seed)
         earlier = [w for first, w in self._windows.items() if first < window.first_day]
         kept = sorted(earlier, key=lambda w: w.first_day)[-1:]
         self._windows = {w.first_day: w for w in (*kept, window)}

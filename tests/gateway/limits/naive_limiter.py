@@ -115,7 +115,7 @@ class NaiveLimiter:
     def reset(self, rule: Rule, now_us: int) -> int:
         if rule.kind is Kind.SEATS:
             return 0
-        if rule.kind.is_calendar:
+        if rule.is_calendar:
             return window_of(rule.kind, now_us)[1] - now_us
         there = [e for e in self.events[rule.key] if e.amount > 0]
         ends = ((e.at_us // SECOND + 61) * SECOND for e in there)
@@ -134,7 +134,7 @@ class NaiveLimiter:
     def seed(self, ask: Ask, seeds: Seeds, now_us: int) -> tuple[tuple[int, int], ...]:
         missing = []
         for index, rule in enumerate(ask.rules):
-            if not rule.kind.is_calendar:
+            if not rule.is_calendar:
                 continue
             begin, _ = window_of(rule.kind, now_us)
             windows = self.begun.setdefault(rule.key, [])
