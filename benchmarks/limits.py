@@ -4,7 +4,9 @@ A request here has a key, a tenant and an organisation, each with requests and t
 concurrent requests and a monthly budget: 12 rules, checked and taken in one atomic step. Redis is
 started for the run (Unix socket, nothing kept on disk), on the same machine; its PING in the same
 run tells what the round trip alone takes. `alone`: one request at a time. `busy`: 64 at once in
-each process. Durations are what a request waits for its verdict; settling is not waited for.
+each process. Durations are what a request waits for its verdict; settling is not waited for. CPU
+times are of a whole request, reserve and settle: they say more than rates on a machine that others
+use as well.
 Run: python -m benchmarks.limits
 """
 
@@ -79,7 +81,9 @@ async def ask_many(limiter: Limiter, name: str, requests: int) -> list[int]:
     number = hash(name) % 256
     allowed = allowances(number)
     for serial in range(requests):
-        asked = Ask(f"{name}-{os.getpid()}-{serial}", f"o{number // 64}", allowed, Spend(1, 900, 500))
+        asked = Ask(
+            f"{name}-{os.getpid()}-{serial}", f"o{number // 64}", allowed, Spend(1, 900, 500)
+        )
         began_ns = CLOCK.now_ns()
         verdict = await limiter.reserve(asked)
         taken.append(CLOCK.now_ns() - began_ns)
@@ -95,14 +99,14 @@ async def one_process(url: str, tasks: int, requests: int, name: str) -> dict[st
     limiter = Limiter(store, CLOCK)
     running = asyncio.create_task(limiter.run())
     await ask_many(limiter, f"{name}-warm", 50)
-    began_ns = CLOCK.now_ns()
+    began_ns, began_cpu_s = CLOCK.now_ns(), time.process_time()
     clients = [ask_many(limiter, f"{name}-{n}", requests) for n in range(tasks)]
     taken = [ns for part in await asyncio.gather(*clients) for ns in part]
     await limiter.flush(60)
-    elapsed_ns = CLOCK.now_ns() - began_ns
+    elapsed_ns, cpu_s = CLOCK.now_ns() - began_ns, time.process_time() - began_cpu_s
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    return {"taken": taken, "elapsed_ns": elapsed_ns}
+    return {"taken": taken, "elapsed_ns": elapsed_ns, "cpu_s": cpu_s}
 
 
 def quantiles(taken: list[int]) -> dict[str, float]:
@@ -115,7 +119,8 @@ def quantiles(taken: list[int]) -> dict[str, float]:
 
 
 def run_processes(url: str, processes: int, tasks: int, requests: int) -> dict[str, Any]:
-    """Run several processes at once; returns quantiles of all, and requests per second."""
+    """Run several processes at once; returns quantiles of all, rate, and CPU time per request."""
+    before_s = server_cpu_s(url) if url else 0.0
     command = [sys.executable, "-m", "benchmarks.limits", "--worker"]
     workers = [
         subprocess.Popen(
@@ -127,7 +132,12 @@ def run_processes(url: str, processes: int, tasks: int, requests: int) -> dict[s
     results = [json.loads(worker.communicate()[0]) for worker in workers]
     taken = [ns for result in results for ns in result["taken"]]
     seconds = max(result["elapsed_ns"] for result in results) / 1e9
-    return {**quantiles(taken), "per_second": round(len(taken) / seconds)}
+    worker_cpu_us = sum(result["cpu_s"] for result in results) / len(taken) * 1e6
+    row: dict[str, Any] = {**quantiles(taken), "per_second": round(len(taken) / seconds)}
+    row["worker_cpu_us"] = round(worker_cpu_us)
+    if url:
+        row["redis_cpu_us"] = round((server_cpu_s(url) - before_s) / len(taken) * 1e6)
+    return row
 
 
 def ping(url: str, times: int) -> dict[str, float]:
@@ -140,10 +150,10 @@ def ping(url: str, times: int) -> dict[str, float]:
     return quantiles(taken)
 
 
-def script_us(url: str) -> float:
-    """Return the server's own mean time for a call of the script, microseconds."""
+def server_cpu_s(url: str) -> float:
     with redis.Redis.from_url(url, protocol=2) as client:
-        return round(float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]), 1)
+        cpu = client.info("cpu")
+        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 def measure(requests: int) -> dict[str, Any]:
@@ -155,7 +165,6 @@ def measure(requests: int) -> dict[str, Any]:
         rows["redis, alone"] = run_processes(url, 1, 1, requests)
         rows["redis, busy, 1 process"] = run_processes(url, 1, BUSY, requests * 2 // BUSY)
         rows["redis, busy, 4 processes"] = run_processes(url, 4, BUSY, requests * 2 // BUSY)
-        rows["redis, a call of the script"] = {"mean_us": script_us(url)}
         with redis.Redis.from_url(url, protocol=2) as client:
             rows["redis, memory"] = {
                 "bytes_per_closed_request": round(

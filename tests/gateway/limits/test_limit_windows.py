@@ -85,6 +85,21 @@ async def test_a_refund_goes_into_the_second_it_was_taken_from(open_world: OpenW
         assert reply.readings[0][0] == 900, "the first's 100 have left, nothing else"
 
 
+async def test_the_reset_is_of_what_is_still_there(open_world: OpenWorld) -> None:
+    """A second from which all came back does not hold up the reset."""
+    limits = allow(tokens_per_minute=900)
+    async with open_world() as world:
+        await world.store.reserve(ask(limits, output=300))
+        world.advance(20)
+        for later_s in (0, 1):
+            given_back = ask(limits, output=300)
+            await world.store.reserve(given_back)
+            await settle(world, given_back, 0)
+            world.advance(later_s)
+            reply = await world.store.reserve(ask(limits))
+            assert reply.readings == ((300, 0, 40_750_000 - later_s * 1_000_000),)
+
+
 async def test_all_or_nothing_over_every_rule(open_world: OpenWorld) -> None:
     """One rule that refuses leaves the others as they were."""
     key = allow("key:a", requests_per_minute=5, tokens_per_minute=10_000, concurrent_requests=5)
