@@ -194,7 +194,19 @@ class Encoder:
         tier = choose_tier(body.service_tier, principal, tiers)
         prompt = await self.codec.encode_chat(body.messages)
         asked = [asked_in_chat(body.messages)]
-        return self._plan(body, CHAT, principal, tier, [prompt], asked, arrival_ns)
+        plan = self._plan(body, CHAT, principal, tier, [prompt], asked, arrival_ns)
+        schema = body.answer_schema
+        if schema is None:
+            return plan
+        if not self._info.has_grammars:
+            raise ApiError(
+                Problem.UNSUPPORTED,
+                "This server's engine cannot hold answers to a format.",
+                param="response_format",
+            )
+        grammar = await self.codec.grammar_of(schema)
+        sampling = dataclasses.replace(plan.sampling, grammar=grammar)
+        return dataclasses.replace(plan, sampling=sampling)
 
     async def completion(
         self,

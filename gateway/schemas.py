@@ -1,10 +1,10 @@
 """What a client may send, and how a fault in it is told; pydantic begins and ends in this file.
 
 Compatibility mode: fields of the OpenAI API that have no meaning here (`user`, `metadata`, `store`,
-`tools`, `response_format`, ...), and unknown ones, are accepted and ignored, so that SDKs that send
-every parameter work unchanged. A field that is known is checked strictly: no number in a string, no
-silent rounding. A null means the default. Fault messages name the field and the rule, never the
-value that was sent.
+`tools`, ...), and unknown ones, are accepted and ignored, so that SDKs that send every parameter
+work unchanged. A field that is known is checked strictly: no number in a string, no silent
+rounding. A null means the default. Fault messages name the field and the rule, never the value that
+was sent.
 """
 
 from __future__ import annotations
@@ -101,6 +101,22 @@ class Message(InputModel):
     content: str | list[ContentPart] | None = None
 
 
+class JsonSchemaFormat(InputModel):
+    """The schema an answer must satisfy; it is followed whether `strict` or not."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    description: str | None = None
+    definition: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(InputModel):
+    """What an answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
 class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
@@ -108,6 +124,7 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS_FIELD)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
 
     @property
     def output_limit(self) -> int | None:
@@ -119,8 +136,24 @@ class ChatBody(SamplingBody):
         """Alternatives to report per token, None for no log probabilities at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must satisfy, None where it may be any text."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        if wanted.type == "json_object" or wanted.json_schema is None:
+            return {"type": "object"}
+        return wanted.json_schema.definition
+
     def check(self) -> None:
         """Refuse what no single field can show."""
+        wanted = self.response_format
+        if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
+            param = "response_format.json_schema"
+            raise ApiError(Problem.MISSING, f"'{param}' is required.", param=param)
+        if self.answer_schema is not None and self.ignore_eos:
+            raise bad_value("ignore_eos", "'ignore_eos' cannot be used with a response format.")
         if self.top_logprobs and not self.logprobs:
             raise bad_value("top_logprobs", "'top_logprobs' needs 'logprobs': true.")
 
@@ -226,8 +259,16 @@ def _param(loc: tuple[int | str, ...]) -> str | None:
 
 KNOWN_FIELDS = frozenset(
     name
-    for model in (ChatBody, CompletionBody, Message, ContentPart, StreamOptions)
-    for name in model.model_fields
+    for model in (
+        ChatBody,
+        CompletionBody,
+        Message,
+        ContentPart,
+        StreamOptions,
+        ResponseFormat,
+        JsonSchemaFormat,
+    )
+    for name in (field.alias or name for name, field in model.model_fields.items())
 )
 
 

@@ -8,18 +8,20 @@ are not known here: `engine.model.tokenizer` is imported when a model is loaded,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine.core.errors import ModelLoadError
+from engine.core.grammar import GrammarError, json_schema_grammar
 from gateway.completion import TokenText
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.schemas import Message, Prompt
 
 if TYPE_CHECKING:
     from engine.model.detokenizer import IncrementalDetokenizer
+    from engine.model.grammar import GrammarCompiler
     from engine.model.stop_strings import OutputText
     from engine.model.tokenizer import Tokenizer
 
@@ -118,11 +120,14 @@ class TextCodec:
         self._tokenizer = tokenizer
         self._make_output = make_output
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="encode")
+        # Apart: schemas that are slow to check hold up one another, and no prompt.
+        self._grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._waiting = 0
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._grammar_pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def vocab_size(self) -> int:
@@ -159,7 +164,33 @@ class TextCodec:
                 encoded.append(tuple(prompt))
         return encoded
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def grammar_of(self, schema: Mapping[str, Any]) -> str:
+        """Return a JSON schema as a grammar that the engine can follow; raises ApiError."""
+        try:
+            return await self._run(partial(self._checked_grammar, schema), self._grammar_pool)
+        except GrammarError as error:
+            raise bad_value(
+                "response_format", f"Answers cannot be held to this schema: {error}."
+            ) from None
+
+    def _checked_grammar(self, schema: Mapping[str, Any]) -> str:
+        grammar = json_schema_grammar(schema)
+        self._grammars.check(grammar)
+        return grammar
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        try:
+            from engine.model.grammar import GrammarCompiler
+        except ImportError:
+            raise ApiError(
+                Problem.UNSUPPORTED,
+                "This server cannot check the format of answers.",
+                param="response_format",
+            ) from None
+        return GrammarCompiler.for_bytes()
+
+    async def _run(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         if self._waiting >= MAX_WAITING:
             raise ApiError(
                 Problem.SATURATED,
@@ -168,7 +199,7 @@ class TextCodec:
             )
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
         finally:
             self._waiting -= 1
 

@@ -177,8 +177,14 @@ async def open_door(
     chosen.data_dir.mkdir(exist_ok=True)
     pairs = {"gate": str(gate)} | (options or {})
     config = EngineConfig(
-        **({"model": str(write_tokenizer(folder / "model")), "policy": "fcfs"} | (engine or {})),
-        executor="talking_executor:make",
+        **(
+            {
+                "model": str(write_tokenizer(folder / "model")),
+                "policy": "fcfs",
+                "executor": "talking_executor:make",
+            }
+            | (engine or {})
+        ),
         import_paths=(HERE,),
         nice=0,
         executor_options=tuple((name, str(value)) for name, value in pairs.items()),

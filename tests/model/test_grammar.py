@@ -20,7 +20,7 @@ from engine.core.batch import Chunk
 from engine.core.grammar import GrammarError, GrammarKind, json_schema_grammar, packed
 from engine.core.request import FinishReason, SamplingParams
 from engine.model.grammar import GrammarCompiler
-from engine.model.grammar_masks import GrammarMasks
+from engine.model.grammar_masks import GrammarMasks, unpacked, unpacked_on_host
 from engine.model.sampler import Sampler
 from engine.model.tokenizer import Tokenizer
 
@@ -158,6 +158,15 @@ def test_a_mask_is_what_the_history_says_whatever_was_asked_before(tokenizer: To
         bool(mask[end // 8] >> end % 8 & 1) for mask in fresh for end in tokenizer.stop_token_ids
     ]
     assert ends == [False] * len(ids) + [True]
+
+
+def test_bits_are_unpacked_alike_on_host_and_device() -> None:
+    """The way of a GPU, tried on the CPU, gives what numpy gives."""
+    table = np.random.default_rng(0).integers(0, 256, (3, 40), dtype=np.uint8)
+    found = unpacked(torch.from_numpy(table))
+    assert found.shape == (3, 320)
+    assert torch.equal(found, unpacked_on_host(table))
+    assert bool(found[1, 13]) == bool(table[1, 1] >> 5 & 1)
 
 
 def test_min_tokens_holds_as_far_as_the_grammar_allows(tokenizer: Tokenizer) -> None:
