@@ -12,6 +12,7 @@ import argparse
 import csv
 import gzip
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,10 +23,13 @@ import numpy as np
 
 from benchmarks.learning.text_vectors import TextVectors, encoder, token_embeddings
 from benchmarks.scheduling.points import DATA, RESULTS, data_file, machine
+from engine.core.clock import cpu_time_ns
 from engine.learning.baselines import BASELINES, Baseline, embedding_ridge
 from engine.learning.evaluation import Evaluation, divide, evaluate, fit, timed
+from engine.learning.features import featurise
 from engine.learning.metrics import pair_counts
 from engine.learning.records import load_records
+from engine.learning.scale import LengthScale
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = RESULTS / "learning_accuracy.json"
@@ -52,6 +56,7 @@ def main() -> None:
         "every_model": lambda: every_model(arguments),
         "arena": lambda: arena(arguments, others),
         "conversations": lambda: conversations(arguments),
+        "conversation_ceilings": lambda: talk_ceilings(arguments),
         "time": lambda: times(arguments),
     }
     chosen = arguments.only.split(",") if arguments.only else list(sections)
@@ -159,8 +164,43 @@ def conversations(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def talk_ceilings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what earlier answers can tell of the next, were a conversation's turns exchangeable.
+
+    With normal scores that correlate by r between consecutive answers, k earlier answers foretell
+    the next with a correlation of sqrt(k r^2 / (1 + (k - 1) r)); a correlation c orders a share
+    1/2 + asin(c) / pi of pairs. No number of earlier answers gets beyond c = sqrt(r).
+    """
+    found = {}
+    for name in TALKS:
+        records = load_records(data_file(arguments.data, name)).records
+        logs = np.log1p([record.length for record in records]).astype(np.float32)
+        scores = LengthScale.of(logs).score(logs)
+        last: dict[str, float] = {}
+        pairs, before = [], []
+        for record, score_now in zip(records, scores.tolist(), strict=True):
+            if record.group in last:
+                pairs.append((last[record.group], score_now))
+                before.append(len(record.question.previous_outputs))
+            last[record.group] = score_now
+        r = float(np.corrcoef(np.array(pairs).T)[0, 1])
+        turns = np.array(before, np.float64)
+        told = np.sqrt(turns * r * r / (1 + (turns - 1) * r))
+        found[Path(name).name] = {
+            "correlation_of_consecutive_answers": round(r, 4),
+            "later_turns_expected": round(float((0.5 + np.arcsin(told) / np.pi).mean()), 4),
+            "later_turns_limit": round(float(0.5 + np.arcsin(np.sqrt(r)) / np.pi), 4),
+        }
+    print(found, flush=True)
+    return found
+
+
 def times(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time single predictions, prompt reading included, of models fitted to the largest sets."""
+    """Time single predictions, prompt reading included, of models fitted to the largest sets.
+
+    On the wall and as processor time: beside busy neighbours the wall's p99 is the time slice that
+    somebody else had.
+    """
     found = {}
     for name in (ALPACA, TALKS[1]):
         records = load_records(data_file(arguments.data, name)).records
@@ -168,11 +208,19 @@ def times(arguments: argparse.Namespace) -> dict[str, Any]:
         model = fit(train, 1)
         timed(model, test[:200])
         spent = timed(model, test)
+        worked = []
+        for record in test[: len(spent)]:
+            began_ns = cpu_time_ns()
+            model.predict(featurise(record.question))
+            worked.append((cpu_time_ns() - began_ns) / 1e6)
         sizes = model.sizes()
         found[Path(name).name] = {
             "predictions": len(spent),
             "p50_ms": float(np.median(spent)),
             "p99_ms": float(np.percentile(spent, 99)),
+            "cpu_p50_ms": float(np.median(worked)),
+            "cpu_p99_ms": float(np.percentile(worked, 99)),
+            "cores_wanted_by_others": os.getloadavg()[0],
             "model_bytes": sum(sizes.values()),
             "state_bytes": len(model.to_bytes()),
             "n_train": len(train),
