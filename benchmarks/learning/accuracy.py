@@ -305,7 +305,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def _ceilings(models: Sequence[str], lengths: Any) -> dict[str, dict[str, float]]:
+def _ceilings(models: Sequence[str], lengths: Any) -> dict[str, dict[str, float | None]]:
     """Return how well other models' answers to the very same prompts order each model's.
 
     Nobody who sees only the prompt can be expected to do better than all other models together.
@@ -327,7 +327,7 @@ def _ceilings(models: Sequence[str], lengths: Any) -> dict[str, dict[str, float]
                 single.append(pairs.order_accuracy)
         found[model] = {
             "all_other_models": round(together.order_accuracy, 4),
-            "median_other_model": round(float(np.median(single)), 4) if single else float("nan"),
+            "median_other_model": round(float(np.median(single)), 4) if single else None,
         }
     return found
 
@@ -356,7 +356,7 @@ def _keep(name: str, found: dict[str, Any]) -> None:
         "machine": machine(),
         "sections": sections,
     }
-    RESULT.write_text(json.dumps(made, indent=1, allow_nan=True) + "\n")
+    RESULT.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
