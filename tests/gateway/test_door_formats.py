@@ -40,7 +40,7 @@ def by_schema(schema: Any, **more: Any) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    import engine.model.loader  # noqa: F401  # takes a while: not within the start's deadline
+    import engine.model.loader  # takes a while: not within the start's deadline
 
     folder = tmp_path_factory.mktemp("formats")
     model = write_checkpoint(folder / "tiny")
