@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,7 @@ def allowances(number: int) -> tuple[Allowance, ...]:
 async def ask_many(limiter: Limiter, name: str, requests: int) -> list[int]:
     """Ask, settle, ask again; returns how long each verdict took, in nanoseconds."""
     taken: list[int] = []
-    number = hash(name) % 256
+    number = zlib.crc32(name.encode()) % 256
     allowed = allowances(number)
     for serial in range(requests):
         asked = Ask(
@@ -121,15 +122,13 @@ def quantiles(taken: list[int]) -> dict[str, float]:
 def run_processes(url: str, processes: int, tasks: int, requests: int) -> dict[str, Any]:
     """Run several processes at once; returns quantiles of all, rate, and CPU time per request."""
     before_s = server_cpu_s(url) if url else 0.0
-    command = [sys.executable, "-m", "benchmarks.limits", "--worker"]
-    workers = [
-        subprocess.Popen(
-            [*command, f"w{n}", "--url", url, "--tasks", str(tasks), "--requests", str(requests)],
-            stdout=subprocess.PIPE,
-        )
-        for n in range(processes)
-    ]
-    results = [json.loads(worker.communicate()[0]) for worker in workers]
+    command = [sys.executable, "-m", "benchmarks.limits", "--url", url]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"w{n}" for n in range(processes)]
+        sizes = ["--tasks", str(tasks), "--requests", str(requests)]
+        workers = [subprocess.Popen([*command, "--worker", str(file), *sizes]) for file in files]
+        assert [worker.wait() for worker in workers] == [0] * processes
+        results = [json.loads(file.read_text()) for file in files]
     taken = [ns for result in results for ns in result["taken"]]
     seconds = max(result["elapsed_ns"] for result in results) / 1e9
     worker_cpu_us = sum(result["cpu_s"] for result in results) / len(taken) * 1e6
@@ -185,7 +184,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(uvloop.run(one_process(args.url, args.tasks, args.requests, args.worker))))
+        result = uvloop.run(one_process(args.url, args.tasks, args.requests, args.worker[-8:]))
+        Path(args.worker).write_text(json.dumps(result))
         return
     busy = os.getloadavg()
     rows = measure(args.requests)

@@ -68,6 +68,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "pydantic_settings",
             "opentelemetry",
             "prometheus_client",
+            "msgspec",
             "redis",
             "uvicorn",
             "uvloop",

@@ -1,21 +1,22 @@
 -- Keeps the limits of one organisation: reserve, settle, renew, totals, each in one atomic step.
 -- Time is this server's alone. What it decides is what memory_store.py decides; tests hold both
 -- to one model. All keys carry the organisation's hash tag, so a call stays in one cluster slot.
--- Beware: `..` writes a number with 14 digits only; whatever may be longer stays a string.
+-- Beware: `..` writes a number with 14 digits only; moments and amounts must not pass it.
 --
 -- KEYS[1]  totals       hash: ever reserved (r*), settled (s*), released (f*), lapsed (l*), in
 --                       requests, tokens, cost; `now` the latest time seen, `mean` time of a hold
--- KEYS[2]  open holds   zset: "id requests tokens cost" by the moment when it is given up
--- KEYS[3]  a hold       string: "at requests tokens cost" and each rule's amount; or x: closed
+-- KEYS[2]  open holds   zset: {id, requests, tokens, cost} by the moment when it is given up
+-- KEYS[3]  a hold       string: {its member there, at, each rule's amount}; or x: closed
 -- KEYS[4]  and on, one for each rule:
 --   sliding window      hash: amount by second, `total`, `oldest`, `newest` second
 --   calendar window     hash: FIRST_DAY and u used, x spent, s when seeded, a alert told
 --   seats               zset: id of a hold by the end of its lease
 --
--- ARGV of reserve and settle: 1 operation, 2 id, 3 "mode age ended lease keep requests tokens
--- cost" (age and end: how long ago), 4 for each rule "kind bound amount day seed": the bound is
--- the limit, in settle the alert; day and seed are the first day of a window and what it has used.
--- Numbers come and go as one string: one each would cost a client more than the call itself.
+-- What is in braces is packed (MessagePack), as are the arguments and answers: one string each way
+-- costs a client and this script less than a hundred numbers. Reserve and settle are given
+-- ARGV[2] {id, mode, age, ended, lease, keep, requests, tokens, cost}; age and end: how long ago
+-- ARGV[3] {kind, bound, amount, day, seed} of each rule: the bound is the limit, in settle the
+--         alert; day and seed are the first day of a window (or -1) and what it has used
 
 local SECOND, HOUR, DAY = 1000000, 3600000000, 86400000000
 local LIVE_S = 60                   -- a bucket counts for so many seconds after its own
@@ -49,22 +50,21 @@ end
 local function sweep(now)
   local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, MAX_SWEPT)
   for _, member in ipairs(due) do
-    local requests, tokens, cost = string.match(member, ' (%d+) (%d+) (%d+)$')
+    local _, requests, tokens, cost = unpack(cmsgpack.unpack(member))
     redis.call('ZREM', KEYS[2], member)
-    count('s', tonumber(requests), tonumber(tokens), tonumber(cost))
-    count('l', tonumber(requests), tonumber(tokens), tonumber(cost))
+    count('s', requests, tokens, cost)
+    count('l', requests, tokens, cost)
   end
 end
 
--- The state of a hold, nil where there is none; and its member among the open ones. What was swept
--- is closed, though its record is still there.
-local function find(key, id)
-  local record = redis.call('GET', key)
-  if not record then return nil end
-  if record == 'x' then return CLOSED end
-  local member = id .. string.match(record, '^%d+( %d+ %d+ %d+)')
-  if not redis.call('ZSCORE', KEYS[2], member) then return CLOSED end
-  return record, member
+-- The record of an open hold, CLOSED where it is over, nil where there is none. What was swept is
+-- closed, though its record is still there.
+local function find(key)
+  local packed = redis.call('GET', key)
+  if not packed then return nil end
+  if packed == 'x' then return CLOSED end
+  local record = cmsgpack.unpack(packed)
+  return redis.call('ZSCORE', KEYS[2], record[1]) and record or CLOSED
 end
 
 -- ---- sliding windows -------------------------------------------------------------------------
@@ -186,32 +186,22 @@ end
 -- ---- operations ------------------------------------------------------------------------------
 
 local function read_rules()
-  local rules, next_word = {}, string.gmatch(ARGV[4], '%S+')
-  for i = 4, #KEYS do
-    rules[#rules + 1] = {
-      key = KEYS[i], kind = next_word(), bound = tonumber(next_word()),
-      text = next_word(), day = next_word(), seed = next_word(),
-    }
-    rules[#rules].amount = tonumber(rules[#rules].text)
+  local rules = cmsgpack.unpack(ARGV[3])
+  for i, r in ipairs(rules) do
+    r.key, r.kind, r.bound, r.amount, r.day, r.seed = KEYS[i + 3], r[1], r[2], r[3], r[4], r[5]
   end
   return rules
 end
 
 local function read_head()
-  local head, next_word = {}, string.gmatch(ARGV[3], '%S+')
-  head.mode = next_word()
-  head.age, head.ended, head.lease, head.keep =
-    tonumber(next_word()), tonumber(next_word()), tonumber(next_word()), tonumber(next_word())
-  head.sums = {next_word(), next_word(), next_word()}
-  head.requests, head.tokens, head.cost =
-    tonumber(head.sums[1]), tonumber(head.sums[2]), tonumber(head.sums[3])
-  return head
+  local a = cmsgpack.unpack(ARGV[2])
+  return {
+    id = a[1], mode = a[2], age = a[3], ended = a[4], lease = a[5], keep = a[6],
+    requests = a[7], tokens = a[8], cost = a[9],
+  }
 end
 
-local function answer(numbers)
-  for i, number in ipairs(numbers) do numbers[i] = string.format('%.0f', number) end
-  return table.concat(numbers, ' ')
-end
+local answer = cmsgpack.pack
 
 -- Reads each calendar window, begun with its seed where need be; returns the reply that asks for
 -- the seeds that are missing.
@@ -221,9 +211,9 @@ local function open_calendars(rules, now)
     if r.kind ~= 's' and r.kind ~= 'l' then
       r.first, r.next = span(r.kind, now)
       r.used = tonumber(redis.call('HGET', r.key, r.first .. 'u') or -1)
-      if r.used < 0 and r.day == tostring(r.first) then
+      if r.used < 0 and r.day == r.first then
         seed(r.key, r.kind, r.seed, now)
-        r.used = tonumber(r.seed)
+        r.used = r.seed
       elseif r.used < 0 then
         reply[#reply + 1] = i - 1
         reply[#reply + 1] = r.first
@@ -256,22 +246,22 @@ local function stand(r, amount, now, at)
 end
 
 local function take(rules, head, now, at)
-  local record = {string.format('%.0f', at), unpack(head.sums)}
-  for _, r in ipairs(rules) do
+  local member = cmsgpack.pack({head.id, head.requests, head.tokens, head.cost})
+  local record = {member, at}
+  for i, r in ipairs(rules) do
     if r.kind == 's' then
       add_to_window(r.window, r.amount, now)
     elseif r.kind ~= 'l' then
       add_to_calendar(r.key, r.kind, at, r.amount, 0)
     elseif r.amount > 0 then
       redis.call('ZREMRANGEBYSCORE', r.key, '-inf', now)
-      redis.call('ZADD', r.key, now + head.lease, ARGV[2])
+      redis.call('ZADD', r.key, now + head.lease, head.id)
       redis.call('PEXPIRE', r.key, math.ceil(head.lease / 1000))
     end
-    record[#record + 1] = r.text
+    record[i + 2] = r.amount
   end
   local life_ms = math.ceil((head.lease + 2 * head.keep) / 1000)
-  redis.call('SET', KEYS[3], table.concat(record, ' '), 'PX', life_ms)
-  local member = ARGV[2] .. ' ' .. table.concat(head.sums, ' ')
+  redis.call('SET', KEYS[3], cmsgpack.pack(record), 'PX', life_ms)
   redis.call('ZADD', KEYS[2], now + head.lease + head.keep, member)
   redis.call('PEXPIRE', KEYS[2], RETAIN_MS)
   count('r', head.requests, head.tokens, head.cost)
@@ -281,7 +271,7 @@ end
 local function reserve()
   local now, rules, head = read_clock(), read_rules(), read_head()
   sweep(now)
-  local known = find(KEYS[3], ARGV[2])
+  local known = find(KEYS[3])
   if known == CLOSED then return answer({CLOSED, now}) end
   local missing = open_calendars(rules, now)
   if missing then return missing end
@@ -303,12 +293,12 @@ local function reserve()
 end
 
 -- Corrects every rule to what was spent; returns those whose budget reached its alert.
-local function change(rules, had, now, at, ended)
+local function change(rules, known, head, now, at, ended)
   local alerts = {}
   for i, r in ipairs(rules) do
-    local amount = r.amount - (had[i + 4] or 0)
+    local amount = r.amount - (known and known[i + 2] or 0)
     if r.kind == 'l' then
-      redis.call('ZREM', r.key, ARGV[2])
+      redis.call('ZREM', r.key, head.id)
     elseif r.kind ~= 's' then
       local spent, first = add_to_calendar(r.key, r.kind, at, amount, r.amount, ended)
       if spent and r.bound > 0 and spent >= r.bound
@@ -328,7 +318,7 @@ local function over(a, b) return math.max(a - b, 0) end
 local function settle()
   local now, rules, head = read_clock(), read_rules(), read_head()
   sweep(now)
-  local known, member = find(KEYS[3], ARGV[2])
+  local known = find(KEYS[3])
   if known == CLOSED then return answer({CLOSED, now}) end
   if not known and head.mode == 'charge' then
     local missing = open_calendars(rules, now)
@@ -336,14 +326,14 @@ local function settle()
   end
   redis.call('SET', KEYS[3], 'x', 'PX', CLOSED_MS)
   if not known and head.mode ~= 'charge' then return answer({UNKNOWN, now}) end
-  local had, at, ended = {}, now - head.age, now - head.ended
+  local at, ended, requests, tokens, cost = now - head.age, now - head.ended, 0, 0, 0
   if known then
-    for number in string.gmatch(known, '%d+') do had[#had + 1] = number end
-    redis.call('ZREM', KEYS[2], member)
-    at, ended = tonumber(had[1]), nil
+    local _
+    _, requests, tokens, cost = unpack(cmsgpack.unpack(known[1]))
+    redis.call('ZREM', KEYS[2], known[1])
+    at, ended = known[2], nil
   end
-  local alerts = change(rules, had, now, at, ended)
-  local requests, tokens, cost = tonumber(had[2] or 0), tonumber(had[3] or 0), tonumber(had[4] or 0)
+  local alerts = change(rules, known, head, now, at, ended)
   count('r', over(head.requests, requests), over(head.tokens, tokens), over(head.cost, cost))
   count('s', head.requests, head.tokens, head.cost)
   count('f', over(requests, head.requests), over(tokens, head.tokens), over(cost, head.cost))
@@ -354,24 +344,25 @@ local function settle()
   return answer({known and GRANTED or UNKNOWN, now, unpack(alerts)})
 end
 
--- ARGV: renew, lease, keep, then id and number of seats of each hold; KEYS: the hold, its seats.
+-- ARGV[2] {lease, keep}, ARGV[3] {id, number of seats} of each hold; KEYS: the hold, its seats.
 -- A lease that had lapsed is taken up again even above the limit: the request is there.
 local function renew()
-  local now, lease, keep = read_clock(), tonumber(ARGV[2]), tonumber(ARGV[3])
+  local now, lease, keep = read_clock(), unpack(cmsgpack.unpack(ARGV[2]))
   local reply, k = {}, 3
   sweep(now)
-  for a = 4, #ARGV, 2 do
-    local id, seats = ARGV[a], tonumber(ARGV[a + 1])
-    local known, member = find(KEYS[k], id)
-    if member then
+  for i, hold in ipairs(cmsgpack.unpack(ARGV[3])) do
+    local id, seats = unpack(hold)
+    local known = find(KEYS[k])
+    local is_open = known and known ~= CLOSED
+    if is_open then
       redis.call('PEXPIRE', KEYS[k], math.ceil((lease + 2 * keep) / 1000))
-      redis.call('ZADD', KEYS[2], now + lease + keep, member)
+      redis.call('ZADD', KEYS[2], now + lease + keep, known[1])
       for s = k + 1, k + seats do
         redis.call('ZADD', KEYS[s], now + lease, id)
         redis.call('PEXPIRE', KEYS[s], math.ceil(lease / 1000))
       end
     end
-    reply[#reply + 1] = member and GRANTED or known or UNKNOWN
+    reply[i] = is_open and GRANTED or known or UNKNOWN
     k = k + seats + 1
   end
   redis.call('PEXPIRE', KEYS[2], RETAIN_MS)

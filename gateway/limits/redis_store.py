@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -41,12 +42,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Answer: TypeAlias = asyncio.Future[Any]
+_pack = msgspec.msgpack.encode
+_unpack = msgspec.msgpack.decode
 
 TIMEOUT_S = 0.5
 MAX_BATCH = 64
 MAX_WAITING = 10_000
 MAX_RENEWED = 100
 PREFIX = "tiergate"
+NO_SEED = (-1, 0)  # no window begins on the last day of 1969
 
 
 def load_script() -> str:
@@ -72,7 +76,7 @@ def connect(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
 @dataclass(frozen=True, slots=True)
 class _Call:
     keys: tuple[str, ...]
-    args: tuple[str | int, ...]
+    args: tuple[str | bytes, ...]
     answer: _Answer
 
 
@@ -88,7 +92,7 @@ class _Line:
         self._wake = asyncio.Event()
         self._is_over = False
 
-    def put(self, keys: tuple[str, ...], args: tuple[str | int, ...]) -> _Answer:
+    def put(self, keys: tuple[str, ...], args: tuple[str | bytes, ...]) -> _Answer:
         """Line up; the answer is there, or StoreAway raised, within about two time-outs."""
         answer: _Answer = asyncio.get_running_loop().create_future()
         if self._is_over or len(self._waiting) >= MAX_WAITING:
@@ -177,19 +181,20 @@ class RedisStore:
     ) -> _Later[Reply]:
         """Take all of `ask.most` or nothing."""
         rules = [
-            f"{rule.kind.value} {rule.limit} {amount} {_seed(seeds, i)}"
+            (rule.kind, rule.limit, amount, *seeds.get(i, NO_SEED))
             for i, (rule, amount) in enumerate(zip(ask.rules, ask.costs(), strict=True))
         ]
-        return self._call("reserve", ask, self._head(mode, age_us, 0, ask.most), rules, _read_reply)
+        head = self._head(ask, mode, age_us, 0, ask.most)
+        return self._call("reserve", ask, head, rules, _read_reply)
 
     def settle(self, closing: Closing, seeds: Seeds = NO_SEEDS) -> _Later[Closed]:
         """Keep what was spent and give back the rest where it was taken."""
         ask, spent = closing.ask, closing.spent
         rules = [
-            f"{rule.kind.value} {rule.alert_at} {amount} {_seed(seeds, i)}"
+            (rule.kind, rule.alert_at, amount, *seeds.get(i, NO_SEED))
             for i, (rule, amount) in enumerate(zip(ask.rules, ask.taken(spent), strict=True))
         ]
-        head = self._head(closing.mode, closing.age_us, closing.ended_us, spent)
+        head = self._head(ask, closing.mode, closing.age_us, closing.ended_us, spent)
         return self._call("settle", ask, head, rules, _read_closed)
 
     async def renew(self, asks: Sequence[Ask]) -> tuple[Outcome, ...]:
@@ -198,15 +203,16 @@ class RedisStore:
         for start in range(0, len(asks), MAX_RENEWED):
             some = asks[start : start + MAX_RENEWED]
             keys: list[str] = list(self._shared_keys(some[0].group))
-            args: list[str | int] = ["renew", self._lease_us, self._keep_us]
+            holds: list[tuple[str, int]] = []
             for ask in some:
                 assert ask.group == some[0].group, "one call is of one organisation"
                 seats = [rule.key for rule in ask.rules if rule.kind is Kind.SEATS]
                 keys.append(self._key(ask.group, f"h:{ask.id}"))
                 keys.extend(self._key(ask.group, key) for key in seats)
-                args.extend((ask.id, len(seats)))
-            answer = await self._line.put(tuple(keys), tuple(args))
-            outcomes.extend(map(Outcome, _numbers(answer)))
+                holds.append((ask.id, len(seats)))
+            lease = _pack((self._lease_us, self._keep_us))
+            answer = await self._line.put(tuple(keys), ("renew", lease, _pack(holds)))
+            outcomes.extend(map(Outcome, _unpack(answer)))
         return tuple(outcomes)
 
     async def totals(self, group: str) -> Totals:
@@ -214,7 +220,7 @@ class RedisStore:
         sums, holds = await self._line.put(self._shared_keys(group), ("totals",))
         counts = [int(amount or 0) for amount in sums]
         reserved, settled, released, lapsed = (_sum(counts[i : i + 3]) for i in range(0, 12, 3))
-        still = sum((_sum([int(n) for n in hold.split()[1:]]) for hold in holds), Sum())
+        still = sum((_sum(_unpack(hold)[1:]) for hold in holds), Sum())
         return Totals(reserved, settled, released, still, lapsed)
 
     async def ping(self) -> None:
@@ -232,23 +238,24 @@ class RedisStore:
         finally:
             await self._client.aclose()
 
-    def _head(self, mode: Mode, age_us: int, ended_us: int, spend: Spend) -> str:
-        return (
-            f"{mode.value} {age_us} {ended_us} {self._lease_us} {self._keep_us} "
-            f"{spend.requests} {spend.tokens} {spend.cost_nano}"
-        )
+    def _head(
+        self, ask: Ask, mode: Mode, age_us: int, ended_us: int, spend: Spend
+    ) -> tuple[str | int, ...]:
+        lease = (self._lease_us, self._keep_us)
+        sums = (spend.requests, spend.tokens, spend.cost_nano)
+        return (ask.id, mode, age_us, ended_us, *lease, *sums)
 
     def _call(
         self,
         name: str,
         ask: Ask,
-        head: str,
-        rules: Sequence[str],
+        head: tuple[str | int, ...],
+        rules: Sequence[tuple[str | int, ...]],
         read: Callable[[list[int]], T],
     ) -> _Later[T]:
         tag = f"{self._prefix}:{{{ask.group}}}:"
         keys = (f"{tag}t", f"{tag}o", f"{tag}h:{ask.id}", *[tag + rule.key for rule in ask.rules])
-        return _Later(self._line.put(keys, (name, ask.id, head, " ".join(rules))), read)
+        return _Later(self._line.put(keys, (name, _pack(head), _pack(rules))), read)
 
     def _shared_keys(self, group: str) -> tuple[str, str]:
         return self._key(group, "t"), self._key(group, "o")
@@ -267,18 +274,7 @@ class _Later(Generic[T]):
         self._read = read
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._read(_numbers((yield from self._answer.__await__())))
-
-
-def _numbers(answer: bytes) -> list[int]:
-    return [int(number) for number in answer.split()]
-
-
-def _seed(seeds: Seeds, index: int) -> str:
-    if index not in seeds:
-        return "- -"
-    first_day, used = seeds[index]
-    return f"{first_day} {used}"
+        return self._read(_unpack((yield from self._answer.__await__())))
 
 
 def _read_reply(answer: list[int]) -> Reply:
