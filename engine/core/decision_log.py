@@ -10,7 +10,7 @@ what was promised, the latest for longer.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from engine.core.decision import Decision, DecisionKind, Reason, RequestRecord
 from engine.core.decision_trace import MOST_OTHERS, Trace, next_due_ns
@@ -23,13 +23,15 @@ from engine.core.step_reasons import StepReasons
 MOST_ENDED = 2_000
 MOST_NOTABLE = 1_000
 MOST_REFUSED = 500
+MOST_FOLLOWED = 256  # live at a time: beyond them steps are followed of one in so many
+CROWD_ONE_IN = 8
 
 
 class DecisionLog:
     """Traces of the live and of the latest that ended, by request id.
 
-    `one_in` thins by a hash of the id whose steps are followed; of the others it keeps all but
-    the stretches of steps. 0 follows nobody.
+    Steps are followed of one in `one_in` by a hash of the id (0: of nobody), and of fewer in a
+    crowd, so that a step's cost does not grow with it; of the others all else is kept.
     """
 
     def __init__(self, one_in: int = 1, most_ended: int = MOST_ENDED) -> None:
@@ -40,8 +42,9 @@ class DecisionLog:
         self._ended: dict[str, Trace] = {}
         self._notable: dict[str, Trace] = {}
         self._refused: dict[str, Trace] = {}
+        self._num_followed = 0  # of the live
         self._step = 0  # the latest planned
-        self._held: dict[Request, Trace] = {}
+        self._held: dict[str, Trace] = {}  # running, and not in the latest step
         self._held_group: object = None
         # Who waits since nobody looked; since when which reason makes the others wait, and whom.
         self._new: list[Trace] = []
@@ -61,6 +64,7 @@ class DecisionLog:
         """A request was taken."""
         order = request.order
         trace = Trace(order, now_ns, request, is_followed=self._follows(order.id))
+        self._num_followed += trace.is_followed
         trace.estimate = request.estimate
         self._live[order.id] = trace
         self._new.append(trace)
@@ -75,10 +79,11 @@ class DecisionLog:
     def ended(self, stats: RequestStats) -> None:
         """A request has got its last event."""
         trace = self._live.pop(stats.request_id)
+        self._num_followed -= trace.is_followed
         request = trace.request
         assert request is not None
         trace.close(request, self._step, stats.finished_ns)
-        self._held.pop(request, None)
+        self._held.pop(request.id, None)
         if request is self._head:
             self._credit(stats.finished_ns)
             self._head = None
@@ -95,9 +100,12 @@ class DecisionLog:
             place.pop(request_id, None)
 
     def _follows(self, request_id: str) -> bool:
-        if self._one_in <= 1:
-            return self._one_in == 1
-        return zlib.crc32(request_id.encode()) % self._one_in == 0
+        one_in = self._one_in
+        if one_in and self._num_followed >= MOST_FOLLOWED:
+            one_in = max(one_in, CROWD_ONE_IN)
+        if one_in <= 1:
+            return one_in == 1
+        return zlib.crc32(request_id.encode()) % one_in == 0
 
     # A step
 
@@ -115,8 +123,8 @@ class DecisionLog:
         step: int,
         now_ns: int,
         queues: Queues,
-        decodes: Container[str],
-        prefills: Container[str],
+        decodes: Mapping[str, Request],
+        prefills: Mapping[str, tuple[Request, int]],
     ) -> None:
         """A step is planned: these compute in it, by id, of those who run."""
         self._step = step
@@ -131,30 +139,49 @@ class DecisionLog:
             self._name_reasons(now_ns)
 
     def _find_held(
-        self, queues: Queues, decodes: Container[str], prefills: Container[str], now_ns: int
+        self,
+        queues: Queues,
+        decodes: Mapping[str, Request],
+        prefills: Mapping[str, tuple[Request, int]],
+        now_ns: int,
     ) -> None:
-        """Find who runs and is not in the step, and who was held and now is."""
-        held, step = self._held, self._step
-        for request in [r for r in held if r.id in decodes or r.id in prefills]:
-            held.pop(request).run(request, step, now_ns)
-        left_out = [r for r in queues.decoding.values() if r.id not in decodes]
-        left_out += [r for r in queues.prefilling.values() if r.id not in prefills]
-        for request in left_out:
-            if request not in held:
-                trace = self._live[request.id]
+        """Find who runs and is not in the step, and who was held and now is.
+
+        A policy may put off most decodes for a step, again and again: so sets are compared, and
+        where all of a group have one reason they get it at once.
+        """
+        held, step, reasons = self._held, self._step, self.reasons
+        is_plain = reasons.is_plain
+        if held:
+            names = held.keys()
+            for name in (names & decodes.keys()) | (names & prefills.keys()):
+                trace = held.pop(name)
+                assert trace.request is not None
+                trace.run(trace.request, step, now_ns)
+        if is_plain and not held:
+            self._held_group = reasons.group
+        for place, placed, reason, is_due in (
+            (queues.decoding, decodes, reasons.spare, False),
+            (queues.prefilling, prefills, reasons.prompts, True),
+        ):
+            if len(place) == len(placed):
+                continue
+            for name in place.keys() - placed.keys() - held.keys():
+                trace = self._live[name]
                 if trace.is_followed:
-                    trace.hold(None, step, now_ns, is_due=False)
-                    held[request] = trace
-                    self._held_group = None
+                    trace.held_step, trace.held_ns = step, now_ns
+                    trace.held_reason, trace.held_is_due = reason, is_due
+                    held[name] = trace
 
     def _name_reasons(self, now_ns: int) -> None:
         """Ask why each of those held is, and begin another stretch where that has changed."""
         self._held_group = self.reasons.group
-        found = self.reasons.of(list(self._held))
-        for trace, (reason, is_due) in zip(self._held.values(), found, strict=True):
+        traces = list(self._held.values())
+        requests = [trace.request for trace in traces if trace.request is not None]
+        found = self.reasons.of(requests)
+        for trace, request, (reason, is_due) in zip(traces, requests, found, strict=True):
             if trace.held_reason is not reason or trace.held_is_due is not is_due:
-                assert trace.request is not None
-                trace.change(trace.request, reason, self._step, now_ns, is_due=is_due)
+                trace.change(request, reason, self._step, now_ns, is_due=is_due)
 
     def rethought(self, news: Mapping[str, str], now_ns: int) -> None:
         """The policy thinks otherwise of these requests, by id, and says how."""
@@ -247,7 +274,7 @@ class DecisionLog:
     ) -> Trace:
         trace = self._live[victim.id]
         trace.close(victim, self._step, now_ns)
-        self._held.pop(victim, None)
+        self._held.pop(victim.id, None)
         others: tuple[tuple[str, str], ...] = ()
         if by is not None:
             others = ((by.id, by.order.tier),)
@@ -296,14 +323,14 @@ class DecisionLog:
         trace.add(Decision(DecisionKind.RETURNED, now_ns, self._step, due_ns=due_ns))
         if trace.is_followed:
             trace.hold(None, self._step + 1, now_ns, is_due=False)
-            self._held[request] = trace
+            self._held[request.id] = trace
             self._held_group = None
 
     def fault(self, request: Request, detail: str, now_ns: int) -> None:
         """A step of it failed, or a copy of its context; called before it is interrupted."""
         trace = self._live[request.id]
         trace.close(request, self._step, now_ns)
-        self._held.pop(request, None)
+        self._held.pop(request.id, None)
         tokens, due_ns = request.num_computed, next_due_ns(request)
         trace.add(
             Decision(

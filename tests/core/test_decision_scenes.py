@@ -9,7 +9,13 @@ from core_world import World
 from hybrid_scenes import MS, ROUND, S
 
 from engine.core.decision import Decision, DecisionKind, Reason, RequestRecord
-from engine.core.decision_log import MOST_NOTABLE, MOST_REFUSED, DecisionLog
+from engine.core.decision_log import (
+    CROWD_ONE_IN,
+    MOST_FOLLOWED,
+    MOST_NOTABLE,
+    MOST_REFUSED,
+    DecisionLog,
+)
 from engine.core.decision_trace import FIRST_KEPT, MOST_DECISIONS
 from engine.core.engine_core import CoreConfig
 from engine.core.errors import RefusalReason
@@ -244,6 +250,23 @@ def test_steps_of_some_may_be_followed_and_all_else_is_kept_of_everybody() -> No
         counts[one_in] = sum(r.is_followed for r in records)
     assert (counts[0], counts[1]) == (0, 100)
     assert 10 < counts[4] < 40
+
+
+def test_in_a_crowd_steps_are_followed_of_fewer() -> None:
+    """Everybody's while they are few; one in eight of those who come to a crowd."""
+    log = DecisionLog()
+    names = [f"r{number}" for number in range(10 * MOST_FOLLOWED)]
+    for name in names:
+        log.submitted(Request(make_order(name), 0), 0)
+    followed = [name for name in names if (r := log.read(name, 0)) and r.is_followed]
+    assert followed[:MOST_FOLLOWED] == names[:MOST_FOLLOWED]
+    share = (len(followed) - MOST_FOLLOWED) / (len(names) - MOST_FOLLOWED)
+    assert 0.8 < share * CROWD_ONE_IN < 1.2
+    for name in names:
+        log.ended(ended(name))
+    log.submitted(Request(make_order("later"), 0), 0)
+    assert (later := log.read("later", 0)) is not None
+    assert later.is_followed, "the crowd is gone"
 
 
 def ended(name: str, **fields: object) -> RequestStats:
