@@ -43,28 +43,24 @@ class RowMasks:
         if not at:
             return
         table = np.stack([self.bits[rows[row].request_id] for row in at])
-        if logits.device.type == "cpu":
-            banned = unpacked_on_host(~table)
-        else:  # an eighth of the bytes to carry
-            banned = unpacked(torch.from_numpy(~table).to(logits.device, non_blocking=True))
-        banned = banned[:, : logits.shape[1]]
+        packed = torch.from_numpy(table).to(logits.device, non_blocking=True)
+        penalty = mask_penalties(packed)[:, : logits.shape[1]]
         if len(at) == len(rows):
-            logits.masked_fill_(banned, float("-inf"))
+            logits += penalty
             return
         index = torch.tensor(at, dtype=torch.int64).to(logits.device, non_blocking=True)
-        logits[index] = logits[index].masked_fill(banned, float("-inf"))
+        logits.index_add_(0, index, penalty)
 
 
-def unpacked(packed: torch.Tensor) -> torch.Tensor:
-    """Return bits, little-endian, as bools: [R, B] uint8 -> [R, 8 B], on the same device."""
-    shifts = torch.arange(_BITS, dtype=torch.uint8, device=packed.device)
-    return ((packed.unsqueeze(-1) >> shifts) & 1).bool().view(len(packed), -1)
+def mask_penalties(packed: torch.Tensor) -> torch.Tensor:
+    """Return 0 for every set bit, little-endian, and -inf for others: [R, B] uint8 -> [R, 8 B].
 
-
-def unpacked_on_host(packed: NDArray[np.uint8]) -> torch.Tensor:
-    """Return the same, in a fifth of the time."""
-    bits = np.unpackbits(packed, axis=1, bitorder="little")
-    return torch.from_numpy(bits).view(torch.bool)
+    Eight numbers are looked up for each byte: filling by a mask of bools takes ten times as long.
+    """
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    table = torch.from_numpy(np.where(bits, np.float32(0.0), np.float32(-np.inf)))
+    found = torch.nn.functional.embedding(packed.int(), table.to(packed.device))
+    return found.view(len(packed), -1)
 
 
 NO_MASKS = RowMasks({}, frozenset())
