@@ -194,7 +194,7 @@ async def test_nobody_waits_long_for_one_that_hangs(own_redis: RedisServer) -> N
 
 async def test_a_script_that_was_forgotten_is_sent_again(own_redis: RedisServer) -> None:
     """SCRIPT FLUSH between and within batches: the calls are done, in their order."""
-    async with limiter_on(own_redis) as limiter:
+    async with limiter_on(own_redis, timeout_s=30.0) as limiter:  # not about being slow
         for _ in range(3):
             with own_redis.client() as client:
                 client.script_flush()
