@@ -197,6 +197,17 @@ async def test_an_alert_is_at_its_share_and_once(
         assert await settle(world, second, 80) == (() if tells else (0,))
 
 
+async def test_what_takes_nothing_of_a_rule_is_not_held_up_by_it(open_world: OpenWorld) -> None:
+    """A request that costs nothing goes on where the money is spent, or was taken away since."""
+    async with open_world() as world:
+        rich = allow("tenant:t", Budget(Period.DAY, Unit.NANO, 100))
+        poor = allow("tenant:t", Budget(Period.DAY, Unit.NANO, 50))
+        assert (await seeded(world, ask(rich, cost=100))).outcome is Outcome.GRANTED
+        for limits in (rich, poor):
+            assert (await seeded(world, ask(limits, cost=1))).outcome is Outcome.DENIED
+            assert (await seeded(world, ask(limits, output=9))).outcome is Outcome.GRANTED
+
+
 async def test_a_seat_is_free_when_its_lease_ends(open_world: OpenWorld) -> None:
     """To the microsecond; a renewal takes it up again even though another sits there now."""
     limits = allow(concurrent_requests=1)
