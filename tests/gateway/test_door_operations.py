@@ -107,7 +107,8 @@ async def test_an_answer_leaves_its_traces_in_the_metrics(door: Door) -> None:
     assert grown("tiergate_admission_decisions_total", tiergate_outcome="admitted") == 3
     assert grown("gen_ai_server_time_to_first_token_seconds_count", tiergate_tier="free") == 2
     assert grown("gen_ai_server_request_duration_seconds_count", tiergate_tier="free") == 2
-    assert grown("tiergate_token_gap_seconds_count", tiergate_tier="free") == 8
+    # At most one for each token after the first: tokens that came together waited once.
+    assert 1 <= grown("tiergate_token_gap_seconds_count", tiergate_tier="free") <= 8
     for objective in ("ttft", "tbt", "availability"):
         labels = {"tiergate_tier": "premium", "tiergate_slo_objective": objective}
         assert grown("tiergate_slo_requests_total", **labels) == 1
