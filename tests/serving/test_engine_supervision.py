@@ -31,13 +31,16 @@ from engine.core.stats import RequestStats, TokenEvent
 from engine.serving.child import EXIT_ORPHANED
 from engine.serving.process import EngineProcess
 
+SERVERS = ("postgres", "redis-server")  # of other rooms' tests, for the whole session
+
 
 def children_left() -> list[psutil.Process]:
-    """Children of this process, zombies too, less multiprocessing's tracker of other tests."""
+    """Children of this process, zombies too, less what other tests share: servers, a tracker."""
     return [
         child
         for child in psutil.Process().children()
-        if not any("multiprocessing" in word for word in child.cmdline())
+        if child.name() not in SERVERS
+        and not any("multiprocessing" in word for word in child.cmdline())
     ]
 
 
