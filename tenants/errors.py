@@ -6,6 +6,7 @@ LedgerError
 ├── SchemaOutdated         the schema's revision is not the one this version of the code expects
 ├── NotFound               no tenant, tier or key of that name
 ├── AlreadyExists          a tenant of that name is there already
+├── ChangedMeanwhile       it is not at the version that the change was made for
 ├── InvalidValue           a name, a date or a list that cannot be taken; says why
 └── PepperUnusable         the secret that digests are made with is missing, unsafe or the wrong one
 
@@ -38,6 +39,10 @@ class NotFound(LedgerError):
 
 class AlreadyExists(LedgerError):
     """The name is taken."""
+
+
+class ChangedMeanwhile(LedgerError):
+    """Someone else has changed it since it was looked at; nothing was changed now."""
 
 
 class InvalidValue(LedgerError):

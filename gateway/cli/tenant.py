@@ -1,4 +1,4 @@
-"""`tiergate tenant ...`: adds, lists, disables and enables tenants; what a tier means is data."""
+"""`tiergate tenant ...`: adds, lists, changes, disables and enables tenants; tiers are data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
-from gateway.cli.output import moment, note, print_json, print_table
+from gateway.cli.output import CommandError, moment, note, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
@@ -21,6 +21,7 @@ def build_app() -> typer.Typer:
     app = typer.Typer(help="Who is served, and in which tier.", rich_markup_mode=None)
     app.command("add")(add)
     app.command("list")(list_all)
+    app.command("set")(change)
     app.command("disable")(disable)
     app.command("enable")(enable)
     return app
@@ -93,6 +94,48 @@ def list_all(
         for r in records
     ]
     print_table(["name", "tier", "org", "created", "disabled", "id"], rows)
+
+
+def change(
+    name: Name,
+    tier: Annotated[
+        str | None, flag("tier", "Its tier from now on.", "TIER", "TIERGATE_TENANT_NEW_TIER")
+    ] = None,
+    org: Annotated[
+        str | None,
+        flag(
+            "org",
+            "The organisation that pays from now on, by name or id.",
+            "NAME",
+            "TIERGATE_TENANT_NEW_ORG",
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a tenant another tier or organisation; what was used stays billed as it was.
+
+    \b
+    Example:
+      tiergate tenant set acme --tier premium
+    """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
+    if tier is None and org is None:
+        raise CommandError("nothing to change: give --tier or --org")
+
+    async def work(ledger: Ledger) -> TenantRecord:
+        return await ledger.repository.change_tenant(
+            name, utc_now(), tier=tier, organisation=org, by=operator()
+        )
+
+    record = with_ledger(database_url, data_dir, work)
+    if as_json:
+        print_json(record)
+        return
+    print(f"tenant {record.name} is in tier {record.tier}, organisation {record.organisation_id}")
 
 
 def disable(name: Name, database_url: DatabaseUrl = None, data_dir: DataDir = None) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.options import AsJson, DatabaseUrl, DataDir, with_ledger
+from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
 from gateway.cli.output import CommandError, moment, note, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
+    from tenants.repository import TierPlan
     from tenants.values import TierRecord, TierVersion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The tier's name.")]
@@ -33,6 +36,7 @@ def build_app() -> typer.Typer:
     app.command("set")(change)
     app.command("add")(add)
     app.command("versions")(versions)
+    app.command("apply")(apply_file)
     return app
 
 
@@ -123,6 +127,73 @@ def add(
         return
     print(f"added tier {record.name} of rank {record.rank}")
     note(f"next: tiergate tenant add SOMEONE --tier {record.name}")
+
+
+def apply_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Tiers as TOML, or as .json.")],
+    check: Annotated[
+        bool,
+        flag("check", "Only say what would change.", variable="TIERGATE_TIER_CHECK"),
+    ] = False,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set tiers from a file: all of them, or none where one cannot be; nothing is deleted.
+
+    \b
+    Running gateways follow within seconds. A file:
+      [tiers.premium]
+      ttft_ms = 400
+      price_output_nano = 1200
+    Examples:
+      tiergate tier apply tiers.toml --check
+      tiergate tier apply tiers.toml
+    """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+    from gateway.tier_file import MOST_BYTES, read_tiers
+
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(MOST_BYTES + 1)
+        wanted = read_tiers(raw.decode(), file.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{file} cannot be read: {error}") from None
+    if len(raw) > MOST_BYTES:
+        raise CommandError(f"{file} is longer than {MOST_BYTES} bytes")
+
+    async def work(ledger: Ledger) -> list[TierPlan]:
+        repository = ledger.repository
+        if check:
+            return await repository.plan_tiers(wanted)
+        return await repository.apply_tiers(wanted, now=utc_now(), by=operator())
+
+    plans = with_ledger(database_url, data_dir, work)
+    if as_json:
+        print_json([{"tier": p.after.name, "changes": changes_of(p)} for p in plans])
+        return
+    for plan in plans:
+        print(f"{plan.after.name}: {_said(plan)}")
+    if check:
+        note("nothing was changed")
+
+
+def changes_of(plan: TierPlan) -> dict[str, list[Any]]:
+    """Return the fields that change, each as [before, after]; before is null for a new tier."""
+    before = None if plan.before is None else dataclasses.asdict(plan.before)
+    return {
+        field: [None if before is None else before[field], value]
+        for field, value in dataclasses.asdict(plan.after).items()
+        if field not in ("name", "version") and (before is None or before[field] != value)
+    }
+
+
+def _said(plan: TierPlan) -> str:
+    if plan.before is None:
+        return "new"
+    changes = changes_of(plan)
+    return ", ".join(f"{field} {old} -> {new}" for field, (old, new) in changes.items()) or "same"
 
 
 def versions(

@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
     app.command("disable")(disable)
     app.command("enable")(enable)
     app.command("password")(password)
+    app.command("role")(role_of)
     return app
 
 
@@ -159,6 +160,38 @@ def password(
         return await ledger.repository.set_password(name, digest, utc_now(), by=operator())
 
     print(f"changed the password of user {with_ledger(database_url, data_dir, work).name}")
+
+
+def role_of(
+    name: Name,
+    role: Annotated[
+        str,
+        typer.Argument(metavar="ROLE", help="owner, operator, viewer or tenant-viewer."),
+    ],
+    tenant: Annotated[
+        str | None, flag("tenant", "The tenant of a tenant-viewer, by name or id.", "NAME")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a user another role and end all logins of that user; never the last owner's.
+
+    \b
+    Example:
+      tiergate user role bob operator
+    """
+    from engine.core.clock import utc_now
+    from gateway.cli.actor import operator
+
+    chosen = _role(role)
+
+    async def work(ledger: Ledger) -> UserRecord:
+        return await ledger.repository.change_role(
+            name, chosen, utc_now(), tenant=tenant, by=operator()
+        )
+
+    record = with_ledger(database_url, data_dir, work)
+    print(f"user {record.name} is {record.role} now")
 
 
 def read_password(from_stdin: bool) -> str:

@@ -10,19 +10,24 @@ from __future__ import annotations
 from tenants.repository.allowances import Allowances
 from tenants.repository.audit import Audits, Change
 from tenants.repository.common import CHANNEL, KEYS_COUNTER
+from tenants.repository.key_changes import KEEP, Keep
 from tenants.repository.keys import TOUCH_INTERVAL, Keys, RevocationPlan, Rotation
 from tenants.repository.tenants import Tenants
-from tenants.repository.tiers import Tiers
+from tenants.repository.tiers import TierPlan, Tiers, WantedTier
 from tenants.repository.users import Users
 
 __all__ = [
     "CHANNEL",
+    "KEEP",
     "KEYS_COUNTER",
     "TOUCH_INTERVAL",
     "Change",
+    "Keep",
     "Repository",
     "RevocationPlan",
     "Rotation",
+    "TierPlan",
+    "WantedTier",
 ]
 
 

@@ -9,14 +9,20 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import case, delete, literal, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenants.errors import InvalidValue
 from tenants.limits import DIMENSIONS, changed_budgets, changed_limits
 from tenants.models import BudgetRow, Limit
 from tenants.repository.audit import Change, write_audit
-from tenants.repository.common import MAX_ROWS, find_organisation, find_tenant, tell_change
+from tenants.repository.common import (
+    MAX_ROWS,
+    find_organisation,
+    find_tenant,
+    page_size,
+    tell_change,
+)
 from tenants.repository.key_names import KeyNames
 from tenants.values import (
     SYSTEM,
@@ -118,10 +124,34 @@ class Allowances(KeyNames):
             target_id, _ = await self._target(session, scope, target, tenant)
             return list(await limits_of(session, [(scope, target_id)]))
 
-    async def list_limits(self) -> list[ScopeLimits]:
-        """Return up to 1,000 targets that have any limit or budget."""
+    async def list_limits(
+        self, *, after: Target | None = None, limit: int = MAX_ROWS
+    ) -> list[ScopeLimits]:
+        """Return what is set for up to `limit` (at most 1,000) targets, from behind `after` on.
+
+        Targets of the narrowest scope come first, those of a scope by their id. A target with
+        limits for several models has an entry for each, and all of them are on one page.
+        """
+        owners = union(
+            select(Limit.scope, Limit.target_id), select(BudgetRow.scope, BudgetRow.target_id)
+        ).subquery()
+        places = {scope.value: place for place, scope in enumerate(Scope)}
+        order = (case(places, value=owners.c.scope), owners.c.target_id)
+        query = select(owners.c.scope, owners.c.target_id)
+        query = query.order_by(*order).limit(page_size(limit))
+        if after is not None:
+            last = tuple_(literal(places[after[0].value]), literal(after[1]))
+            query = query.where(tuple_(*order) > last)
         async with self._database.read() as session:
-            return list((await limits_of(session))[:MAX_ROWS])
+            targets = [(Scope(scope), name) for scope, name in await session.execute(query)]
+            found = await limits_of(session, targets)
+        rows = {target: row for row, target in enumerate(targets)}
+        return sorted(found, key=lambda f: (rows[f.scope, f.target_id], f.model))
+
+    async def list_limits_of(self, targets: Sequence[Target]) -> list[ScopeLimits]:
+        """Return what is set for these targets, by id; a key's id is that of its chain."""
+        async with self._database.read() as session:
+            return list(await limits_of(session, targets))
 
     async def set_limits(
         self,

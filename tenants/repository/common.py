@@ -48,6 +48,11 @@ def check_name(what: str, name: str) -> None:
         )
 
 
+def page_size(limit: int) -> int:
+    """Return how many rows a page may have: `limit`, but never more than 1,000."""
+    return max(1, min(limit, MAX_ROWS))
+
+
 async def require_tier(session: AsyncSession, name: str) -> None:
     """Raise `NotFound`, with the names there are, for an unknown tier."""
     if await session.get(Tier, name) is None:

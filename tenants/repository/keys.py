@@ -26,9 +26,10 @@ from tenants.repository.common import (
     MAX_ROWS,
     check_name,
     find_tenant,
+    page_size,
     tell_change,
 )
-from tenants.repository.key_names import KeyNames
+from tenants.repository.key_changes import KeyChanges, check_end, checked_models, checked_scopes
 from tenants.repository.rows import key_of, tenant_of, tier_of
 from tenants.values import (
     SYSTEM,
@@ -45,7 +46,6 @@ from tenants.values import (
 
 TOUCH_INTERVAL = timedelta(minutes=1)
 MAX_OVERLAP = timedelta(days=90)
-MAX_MODELS_PER_KEY = 64
 LIVE_KEYS_PER_CHAIN = 2
 CODE_LENGTH = 8
 
@@ -67,7 +67,7 @@ class RevocationPlan:
     code: str
 
 
-class Keys(KeyNames):
+class Keys(KeyChanges):
     """What is asked about keys."""
 
     async def create_key(
@@ -89,23 +89,15 @@ class Keys(KeyNames):
         Raises `NotFound` for the tenant, `InvalidValue` for a bad name, date, list or limit.
         """
         check_name("a key", name)
-        if expires_at is not None and expires_at <= now:
-            raise InvalidValue(f"a key cannot expire in the past ({expires_at.isoformat()})")
-        if models is not None and not (
-            0 < len(models) <= MAX_MODELS_PER_KEY and all(0 < len(m) <= 256 for m in models)
-        ):
-            raise InvalidValue(f"a key may name 1 to {MAX_MODELS_PER_KEY} models")
-        routes = None if scopes is None else tuple(r for r in Route if r in set(scopes))
-        if routes == ():
-            raise InvalidValue(f"a key needs at least one scope of: {', '.join(Route)}")
+        check_end(expires_at, now)
+        allowed_models, routes = checked_models(models), checked_scopes(scopes)
         limits = limits or Limits()
         check_limits(limits)
         allowed = changed_budgets((), budgets)
         async with self._database.write() as session:
             owner = await find_tenant(session, tenant)
             plaintext, row = self._new_row(owner.id, now, name, env)
-            row.models = None if models is None else sorted(set(models))
-            row.scopes = None if routes is None else list(routes)
+            row.models, row.scopes = allowed_models, routes
             row.expires_at, row.created_by = expires_at, by.name[:128]
             session.add(row)
             record = key_of(row)
@@ -167,9 +159,17 @@ class Keys(KeyNames):
             )
             return KeyWithTenant(key, tenant, tier_of(row[2]), await limits_of(session, targets))
 
-    async def list_keys(self, tenant: str | None = None) -> list[KeyRecord]:
-        """Return up to 1,000 keys, of one tenant (by name or id) or of all, newest first."""
-        query = select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(MAX_ROWS)
+    async def list_keys(
+        self, tenant: str | None = None, *, before: str | None = None, limit: int = MAX_ROWS
+    ) -> list[KeyRecord]:
+        """Return up to `limit` (at most 1,000) keys, of one tenant (by name or id) or of all.
+
+        The newest first, from those older than the key of the id `before` on.
+        """
+        # Ids begin with the moment they were made.
+        query = select(ApiKey).order_by(ApiKey.id.desc()).limit(page_size(limit))
+        if before is not None:
+            query = query.where(ApiKey.id < before)
         async with self._database.read() as session:
             if tenant is not None:
                 query = query.where(ApiKey.tenant_id == (await find_tenant(session, tenant)).id)

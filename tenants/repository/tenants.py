@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from tenants.errors import AlreadyExists
 from tenants.ids import new_id
@@ -17,6 +18,7 @@ from tenants.repository.common import (
     check_name,
     find_organisation,
     find_tenant,
+    page_size,
     require_tier,
     tell_change,
 )
@@ -49,9 +51,13 @@ class Tenants(Part):
             raise AlreadyExists(f"there is an organisation {name!r} already") from None
         return record
 
-    async def list_organisations(self) -> list[OrganisationRecord]:
-        """Return up to 1,000 organisations by name."""
-        query = select(Organisation).order_by(Organisation.name).limit(MAX_ROWS)
+    async def list_organisations(
+        self, *, after: str | None = None, limit: int = MAX_ROWS
+    ) -> list[OrganisationRecord]:
+        """Return up to `limit` (at most 1,000) organisations by name, from behind `after` on."""
+        query = select(Organisation).order_by(Organisation.name).limit(page_size(limit))
+        if after is not None:
+            query = query.where(Organisation.name > after)
         async with self._database.read() as session:
             return [organisation_of(row) for row in await session.scalars(query)]
 
@@ -88,9 +94,16 @@ class Tenants(Part):
             raise AlreadyExists(f"there is a tenant {name!r} already") from None
         return record
 
-    async def list_tenants(self, organisation: str | None = None) -> list[TenantRecord]:
-        """Return up to 1,000 tenants by name, of one organisation or of all."""
-        query = select(Tenant).order_by(Tenant.name).limit(MAX_ROWS)
+    async def list_tenants(
+        self, organisation: str | None = None, *, after: str | None = None, limit: int = MAX_ROWS
+    ) -> list[TenantRecord]:
+        """Return up to `limit` (at most 1,000) tenants by name, from behind `after` on.
+
+        Of one organisation (by name or id) or of all.
+        """
+        query = select(Tenant).order_by(Tenant.name).limit(page_size(limit))
+        if after is not None:
+            query = query.where(Tenant.name > after)
         async with self._database.read() as session:
             if organisation is not None:
                 owner = await find_organisation(session, organisation)
@@ -102,12 +115,41 @@ class Tenants(Part):
         async with self._database.read() as session:
             return tenant_of(await find_tenant(session, name_or_id))
 
+    async def change_tenant(
+        self,
+        name_or_id: str,
+        now: datetime,
+        *,
+        tier: str | None = None,
+        organisation: str | None = None,
+        by: Actor = SYSTEM,
+    ) -> TenantRecord:
+        """Give a tenant another tier or another organisation (by name or id); None leaves it.
+
+        What is asked of its keys from then on is served by the new tier, and counted with the new
+        organisation; what was used stays billed as it was. Raises `NotFound`.
+        """
+        async with self._database.write() as session:
+            row = await _locked(session, name_or_id)
+            before = tenant_of(row)
+            if tier is not None:
+                await require_tier(session, tier)
+            payer = None if organisation is None else await find_organisation(session, organisation)
+            row.tier = row.tier if tier is None else tier
+            row.organisation_id = row.organisation_id if payer is None else payer.id
+            record = tenant_of(row)
+            if record != before:
+                change = Change("tenant.change", "tenant", row.id, before, record, row.id)
+                write_audit(session, by, now, change)
+                await tell_change(session)
+        return record
+
     async def set_tenant_disabled(
         self, name_or_id: str, disabled: bool, now: datetime, *, by: Actor = SYSTEM
     ) -> TenantRecord:
         """Close or open the door for all keys of a tenant; raises `NotFound`."""
         async with self._database.write() as session:
-            row = await find_tenant(session, name_or_id)
+            row = await _locked(session, name_or_id)
             before = tenant_of(row)
             row.disabled_at = (row.disabled_at or now) if disabled else None
             record = tenant_of(row)
@@ -118,3 +160,10 @@ class Tenants(Part):
                 )
                 await tell_change(session)
         return record
+
+
+async def _locked(session: AsyncSession, name_or_id: str) -> Tenant:
+    """Return a tenant's row that nobody else can change before this transaction is over."""
+    row = await find_tenant(session, name_or_id)
+    await session.refresh(row, with_for_update=True)
+    return row

@@ -14,7 +14,7 @@ from tenants.errors import AlreadyExists, InvalidValue, NotFound
 from tenants.ids import new_id
 from tenants.models import Session, User
 from tenants.repository.audit import Change, write_audit
-from tenants.repository.common import MAX_ROWS, Part, find_tenant
+from tenants.repository.common import MAX_ROWS, Part, find_tenant, page_size
 from tenants.repository.rows import user_of
 from tenants.values import SYSTEM, Actor, Role, SessionRecord, UserRecord
 
@@ -48,8 +48,7 @@ class Users(Part):
             raise InvalidValue(
                 "a user's name has 1 to 128 letters, digits, dots, dashes, underscores, @ or +"
             )
-        if (role is Role.TENANT_VIEWER) != (tenant is not None):
-            raise InvalidValue("a tenant belongs to the role tenant-viewer, and only to it")
+        _check_role(role, tenant)
         if oidc_subject is not None and not 0 < len(oidc_subject) <= 256:
             raise InvalidValue("an OIDC subject has 1 to 256 characters")
         row = User(
@@ -73,11 +72,15 @@ class Users(Part):
             ) from None
         return user_of(row)
 
-    async def list_users(self) -> list[UserRecord]:
-        """Return up to 1,000 users by name."""
+    async def list_users(
+        self, *, after: str | None = None, limit: int = MAX_ROWS
+    ) -> list[UserRecord]:
+        """Return up to `limit` (at most 1,000) users by name, from behind `after` on."""
+        query = select(User).order_by(User.name).limit(page_size(limit))
+        if after is not None:
+            query = query.where(User.name > after)
         async with self._database.read() as session:
-            rows = await session.scalars(select(User).order_by(User.name).limit(MAX_ROWS))
-            return [user_of(row) for row in rows]
+            return [user_of(row) for row in await session.scalars(query)]
 
     async def get_user(self, name_or_id: str) -> UserRecord:
         """Return a user; raises `NotFound`."""
@@ -104,22 +107,45 @@ class Users(Part):
         Raises `NotFound`; `InvalidValue` for the last owner who is let in.
         """
         async with self._database.write() as session:
-            owners = await session.scalars(
-                select(User)
-                .where(User.role == Role.OWNER.value, User.disabled_at.is_(None))
-                .order_by(User.id)
-                .with_for_update()
-            )
-            others = [row.id for row in owners]
-            row = await _find_user(session, name_or_id)
+            owners = await _owners(session)
+            row = await _locked(session, name_or_id)
             before = user_of(row)
-            if disabled and others == [row.id]:
-                raise InvalidValue(f"{row.name} is the last owner: add another one first")
+            if disabled:
+                _keep_an_owner(owners, row)
             row.disabled_at = (row.disabled_at or now) if disabled else None
             record = user_of(row)
             if record != before:
                 action = "user.disable" if disabled else "user.enable"
                 write_audit(session, by, now, _change(action, before, record))
+                await session.execute(delete(Session).where(Session.user_id == row.id))
+        return record
+
+    async def change_role(
+        self,
+        name_or_id: str,
+        role: Role,
+        now: datetime,
+        *,
+        tenant: str | None = None,
+        by: Actor = SYSTEM,
+    ) -> UserRecord:
+        """Let a user do more, less, or elsewhere; all logins of that user end.
+
+        `tenant` (by name or id) goes with the role tenant-viewer, and only with it. Raises
+        `NotFound`; `InvalidValue`, also for the last owner who is let in.
+        """
+        _check_role(role, tenant)
+        async with self._database.write() as session:
+            owners = await _owners(session)
+            row = await _locked(session, name_or_id)
+            before = user_of(row)
+            if role is not Role.OWNER:
+                _keep_an_owner(owners, row)
+            tenant_id = None if tenant is None else (await find_tenant(session, tenant)).id
+            row.role, row.tenant_id = role.value, tenant_id
+            record = user_of(row)
+            if record != before:
+                write_audit(session, by, now, _change("user.role", before, record))
                 await session.execute(delete(Session).where(Session.user_id == row.id))
         return record
 
@@ -146,15 +172,19 @@ class Users(Part):
         *,
         expires_at: datetime,
         by: Actor,
+        authenticated_at: datetime | None = None,
     ) -> None:
-        """Keep a login until `expires_at`; logins that are over are cleared away on the way."""
+        """Keep a login until `expires_at`; logins that are over are cleared away on the way.
+
+        `authenticated_at`: when the user proved who it is, where that was not now.
+        """
         async with self._database.write() as session:
             await session.execute(delete(Session).where(Session.expires_at <= now))
             session.add(
                 Session(
                     digest=session_digest(secret),
                     user_id=user_id,
-                    authenticated_at=now,
+                    authenticated_at=authenticated_at or now,
                     seen_at=now,
                     expires_at=expires_at,
                     address=by.address[:64],
@@ -221,6 +251,34 @@ async def _find_user(session: AsyncSession, name_or_id: str) -> User:
         if row is not None:
             return row
     raise NotFound(f"there is no user {name_or_id!r}")
+
+
+async def _locked(session: AsyncSession, name_or_id: str) -> User:
+    """Return a user's row that nobody else can change before this transaction is over."""
+    row = await _find_user(session, name_or_id)
+    await session.refresh(row, with_for_update=True)
+    return row
+
+
+async def _owners(session: AsyncSession) -> list[str]:
+    """Return the ids of the owners who are let in; whoever would change that waits."""
+    query = (
+        select(User)
+        .where(User.role == Role.OWNER.value, User.disabled_at.is_(None))
+        .order_by(User.id)
+        .with_for_update()
+    )
+    return [row.id for row in await session.scalars(query)]
+
+
+def _keep_an_owner(owners: list[str], row: User) -> None:
+    if owners == [row.id]:
+        raise InvalidValue(f"{row.name} is the last owner: add another one first")
+
+
+def _check_role(role: Role, tenant: str | None) -> None:
+    if (role is Role.TENANT_VIEWER) != (tenant is not None):
+        raise InvalidValue("a tenant belongs to the role tenant-viewer, and only to it")
 
 
 def _change(action: str, before: UserRecord | None, after: UserRecord) -> Change:
