@@ -26,6 +26,7 @@ from engine.serving.client import EngineClient
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.background import Background
+from gateway.dialects.errors import ANTHROPIC_REQUEST_ID, error_response, is_anthropic
 from gateway.edge import REQUEST_ID, Edge
 from gateway.engine_watch import EngineWatch
 from gateway.errors import ApiError, Problem
@@ -38,7 +39,7 @@ from gateway.lengths import Lengths, make_predictor
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
-from gateway.routes import admin, health, inference, models, requests
+from gateway.routes import admin, health, inference, messages, models, requests
 from gateway.services import LoadCodec, ModelHost, Services, TierTable
 from gateway.settings import Settings
 from gateway.spool import Spool
@@ -88,7 +89,7 @@ def create_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
-    for room in (inference, models, health, admin, requests):
+    for room in (inference, messages, models, health, admin, requests):
         app.include_router(room.router)
     return app
 
@@ -227,13 +228,15 @@ def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
     return poll
 
 
-async def _api_error(_request: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
+    """Tell an error in the words of the API that the path belongs to."""
     assert isinstance(error, ApiError)
-    return error.response()
+    request_id = str(request.scope.get("state", {}).get("request_id", ""))
+    return error_response(error, request.url.path, request_id)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
-    """Give what the router itself refuses (no such path, wrong method) the one shape."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Give what the router itself refuses (no such path, wrong method) the path's shape."""
     assert isinstance(error, HTTPException)
     if error.status_code == Problem.METHOD.value.status:
         problem, message = Problem.METHOD, "This path does not take that method."
@@ -241,15 +244,17 @@ async def _http_error(_request: Request, error: Exception) -> Response:
         problem, message = Problem.NOT_FOUND, "There is no such path here."
     else:
         problem, message = Problem.BAD_REQUEST, "This request cannot be taken."
-    return ApiError(problem, message, headers=error.headers).response()
+    return await _api_error(request, ApiError(problem, message, headers=error.headers))
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """A fault of ours: the client learns that it is one, and the id to report, and nothing else."""
     request_id = str(request.scope.get("state", {}).get("request_id", ""))
     logger.error("request %s failed: %s", request_id, type(error).__name__, exc_info=error)
-    response = ApiError(
-        Problem.INTERNAL, f"An internal error occurred (request {request_id})."
-    ).response()
+    response = await _api_error(
+        request, ApiError(Problem.INTERNAL, f"An internal error occurred (request {request_id}).")
+    )
     response.headers[REQUEST_ID] = request_id
+    if is_anthropic(request.url.path):
+        response.headers[ANTHROPIC_REQUEST_ID] = request_id
     return response

@@ -1,8 +1,7 @@
-"""The two answer shapes of the OpenAI API, as plain dictionaries; it knows no stream and no engine.
+"""What an answer is made of, and how a route says it: values and two protocols; it knows no bytes.
 
-`ChatShape` makes `chat.completion` objects and chunks, `TextShape` those of `text_completion`. Both
-put the tier that is really served into every object. Shapes follow the OpenAI API reference and the
-response models of the `openai` Python package.
+A `Shape` (gateway/dialects/) says whole answers, and makes a `Script` for each stream. Every route
+has the same deltas, choices, calls and usage; only the words differ.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from gateway import metric_names as names
+from gateway.errors import ApiError
+from gateway.limits.values import Denial, Grant
 
 LOWEST_LOGPROB = -9999.0  # what the API says instead of minus infinity, which JSON lacks
 
@@ -48,7 +48,7 @@ class Usage:
     cached_tokens: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the `usage` object."""
+        """Return the `usage` object of the OpenAI API."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -81,14 +81,37 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool; `arguments` is JSON as the model wrote it, not checked."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class CallDelta(NamedTuple):
+    """What is new of one call; the first of a call has its id and name, the others only text.
+
+    `number` counts the calls of one choice.
+    """
+
+    number: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedChoice:
-    """One whole answer, for a response that is not streamed."""
+    """One whole answer, for a response that is not streamed. `stop` is the stop string met."""
 
     index: int
     text: str
     finish_reason: str
     logprobs: tuple[TokenLogprob, ...] | None = None
     echoed: int = 0  # characters of the prompt in front of the answer
+    calls: tuple[ToolCall, ...] = ()
+    stop: str | None = None
 
 
 class Delta(NamedTuple):
@@ -102,10 +125,32 @@ class Delta(NamedTuple):
     text_offset: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
+    call: CallDelta | None = None
+    stop: str | None = None  # the stop string that ended the choice
+
+
+class Script(Protocol):
+    """Tells one stream of one answer, event after event; made by its `Shape`, used once."""
+
+    def opening(self, usage: Usage) -> bytes:
+        """Return what stands before the first text; `usage` knows the prompt only."""
+        ...
+
+    def deltas(self, deltas: Sequence[Delta]) -> bytes:
+        """Return what these deltas add."""
+        ...
+
+    def ending(self, usage: Usage) -> bytes:
+        """Return the end of a stream whose choices have all ended."""
+        ...
+
+    def failure(self, error: ApiError, usage: Usage) -> bytes:
+        """Return the end of a stream that fails; it can be told from a good one."""
+        ...
 
 
 class Shape(Protocol):
-    """How one route says the same things; values only, so one object serves all requests."""
+    """How one route says the same things; values only."""
 
     @property
     def id_prefix(self) -> str:
@@ -113,20 +158,17 @@ class Shape(Protocol):
         ...
 
     @property
+    def call_prefix(self) -> str:
+        """What the ids of its tool calls begin with."""
+        ...
+
+    @property
     def operation(self) -> str:
         """The route's name in telemetry."""
         ...
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """Return the choice of a stream's first chunk, if the shape has one."""
-        ...
-
-    def delta(self, delta: Delta) -> dict[str, Any]:
-        """Return the choice of a further chunk."""
-        ...
-
-    def chunk(self, head: Heading, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a chunk around choices."""
+    def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> Script:
+        """Return the teller of one stream; `usage_chunk` where the caller asked for usage."""
         ...
 
     def body(
@@ -135,84 +177,9 @@ class Shape(Protocol):
         """Return the whole answer."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class ChatShape:
-    """`/v1/chat/completions`."""
-
-    id_prefix: str = "chatcmpl-"
-    operation: str = names.OPERATION_CHAT
-
-    def opening(self, index: int) -> dict[str, Any]:
-        """Return the chunk that names the role; it has no content and starts no clock."""
-        return _choice(index, "delta", {"role": "assistant", "content": ""}, None, None)
-
-    def delta(self, delta: Delta) -> dict[str, Any]:
-        """Return a chunk's choice; one that only ends the answer has an empty delta."""
-        is_end = delta.finish_reason is not None and not delta.text
-        content = {} if is_end else {"content": delta.text}
-        return _choice(
-            delta.choice, "delta", content, chat_logprobs(delta.logprobs), delta.finish_reason
-        )
-
-    def chunk(self, head: Heading, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a `chat.completion.chunk`."""
-        return {**head.as_dict("chat.completion.chunk"), "choices": choices}
-
-    def body(
-        self, head: Heading, choices: Sequence[FinishedChoice], usage: Usage
-    ) -> dict[str, Any]:
-        """Return a `chat.completion`."""
-        shown = [
-            _choice(
-                c.index,
-                "message",
-                {"role": "assistant", "content": c.text, "refusal": None},
-                chat_logprobs(c.logprobs),
-                c.finish_reason,
-            )
-            for c in choices
-        ]
-        head_fields = head.as_dict("chat.completion")
-        return {**head_fields, "choices": shown, "usage": usage.as_dict()}
-
-
-@dataclass(frozen=True, slots=True)
-class TextShape:
-    """`/v1/completions`."""
-
-    id_prefix: str = "cmpl-"
-    operation: str = names.OPERATION_COMPLETION
-
-    def opening(self, index: int) -> None:
-        """A completion has no opening chunk."""
-        return
-
-    def delta(self, delta: Delta) -> dict[str, Any]:
-        """Return a chunk's choice."""
-        shown = text_logprobs(delta.logprobs, delta.text_offset)
-        return _choice(delta.choice, "text", delta.text, shown, delta.finish_reason)
-
-    def chunk(self, head: Heading, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a `text_completion` that is part of a stream."""
-        return {**head.as_dict("text_completion"), "choices": choices}
-
-    def body(
-        self, head: Heading, choices: Sequence[FinishedChoice], usage: Usage
-    ) -> dict[str, Any]:
-        """Return a whole `text_completion`."""
-        shown = [
-            _choice(c.index, "text", c.text, text_logprobs(c.logprobs, c.echoed), c.finish_reason)
-            for c in choices
-        ]
-        head_fields = head.as_dict("text_completion")
-        return {**head_fields, "choices": shown, "usage": usage.as_dict()}
-
-
-def _choice(
-    index: int, key: str, content: Any, logprobs: Any, finish_reason: str | None
-) -> dict[str, Any]:
-    return {"index": index, key: content, "logprobs": logprobs, "finish_reason": finish_reason}
+    def limit_headers(self, verdict: Grant | Denial) -> dict[str, str]:
+        """Return the rate-limit headers by the names that its clients read."""
+        ...
 
 
 def chat_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:

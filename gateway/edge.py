@@ -1,8 +1,9 @@
 """The outermost layer of every request: its id, its arrival, its access line; it knows no route.
 
 A client's own `x-request-id` is kept when it is short and plain, and echoed on every response, also
-on errors. The arrival is the first byte of the request where our server stamped it
-(gateway/server.py), else the moment this layer sees the request.
+on errors; the Anthropic routes have it under their API's name too. The arrival is the first byte of
+the request where our server stamped it (gateway/server.py), else the moment this layer sees the
+request.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.core.clock import NS_PER_MS, Clock
+from gateway.dialects.errors import ANTHROPIC_REQUEST_ID, is_anthropic
 from gateway.logging import FIELDS
 from gateway.streaming import EXTENSION
 
@@ -60,6 +62,8 @@ class Edge:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
+                if is_anthropic(scope["path"]):
+                    headers[ANTHROPIC_REQUEST_ID] = request_id
             await send(message)
 
         try:

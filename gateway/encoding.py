@@ -11,12 +11,15 @@ import dataclasses
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 
 from engine.core.clock import NS_PER_S, Clock, utc_now
+from engine.core.grammar import json_schema_grammar
 from engine.core.request import SamplingParams
 from engine.serving.client import EngineInfo
 from gateway.asking import Asked, asked_in_chat, asked_in_text
-from gateway.completion import ChatShape, Heading, Shape, TextShape
+from gateway.completion import Heading, Shape
+from gateway.dialects.openai import ChatShape, TextShape
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.plan import Plan
 from gateway.principal import (
@@ -28,6 +31,7 @@ from gateway.principal import (
 )
 from gateway.schemas import ChatBody, CompletionBody, SamplingBody
 from gateway.text import TextCodec
+from gateway.tools import WantedTools
 from tenants.values import TierRecord
 
 CHAT, TEXT = ChatShape(), TextShape()
@@ -187,26 +191,58 @@ class Encoder:
         self._aliases = aliases
 
     async def chat(
-        self, body: ChatBody, principal: Principal, tiers: Sequence[TierRecord], arrival_ns: int
+        self,
+        body: ChatBody,
+        principal: Principal,
+        tiers: Sequence[TierRecord],
+        arrival_ns: int,
+        shape: Shape = CHAT,
     ) -> Plan:
-        """Return the plan of a chat completion; raises ApiError."""
+        """Return the plan of a chat completion, told in `shape`; raises ApiError."""
         require_model(body.model, principal, self._info, self._aliases)
         tier = choose_tier(body.service_tier, principal, tiers)
-        prompt = await self.codec.encode_chat(body.messages)
+        wanted = WantedTools.of(body)
+        tools = wanted.use(self.codec.tool_form, shape.call_prefix)
+        if tools is None and any(message.tool_calls for message in body.messages):
+            self._require_tools()
+        prompt = await self.codec.encode_chat(body.messages, wanted.definitions)
         asked = [asked_in_chat(body.messages)]
-        plan = self._plan(body, CHAT, principal, tier, [prompt], asked, arrival_ns)
+        plan = self._plan(body, shape, principal, tier, [prompt], asked, arrival_ns)
+        if tools is not None:
+            plan = dataclasses.replace(plan, tools=tools)
         schema = body.answer_schema
-        if schema is None:
+        if schema is None and not wanted.must_call:
             return plan
+        param = "tools" if wanted.must_call else "response_format"
         if not self._info.has_grammars:
             raise ApiError(
                 Problem.UNSUPPORTED,
                 "This server's engine cannot hold answers to a format.",
-                param="response_format",
+                param="tool_choice" if wanted.must_call else param,
             )
-        grammar = await self.codec.grammar_of(schema)
+        if tools is not None:
+            make = partial(wanted.grammar, tools.form, schema)
+        else:
+            make = partial(json_schema_grammar, schema or {})
+        grammar = await self.codec.grammar_of(make, param)
         sampling = dataclasses.replace(plan.sampling, grammar=grammar)
         return dataclasses.replace(plan, sampling=sampling)
+
+    async def count(self, body: ChatBody, principal: Principal) -> int:
+        """Return how many tokens the prompt of a chat has; raises ApiError as for the answer."""
+        require_model(body.model, principal, self._info, self._aliases)
+        wanted = WantedTools.of(body)
+        wanted.use(self.codec.tool_form, "")
+        return len(await self.codec.encode_chat(body.messages, wanted.definitions))
+
+    def _require_tools(self) -> None:
+        """Refuse a history with calls where the template would leave them out."""
+        if self.codec.tool_form is None:
+            raise ApiError(
+                Problem.UNSUPPORTED,
+                "This model's chat template takes no tools.",
+                param="messages",
+            )
 
     async def completion(
         self,

@@ -15,6 +15,7 @@ from gateway.completion import Heading, Shape
 from gateway.metering import UsageContext
 from gateway.principal import Principal, service_tier_name, slo_of
 from gateway.stopwatch import Stopwatch
+from gateway.tools import ToolUse
 from tenants.values import TierRecord
 
 _SEED_MASK = 2**63 - 1
@@ -46,6 +47,7 @@ class Plan:
     questions: tuple[Question, ...] = field(default=(), repr=False)
     previous_outputs: tuple[int, ...] = ()
     estimates: tuple[LengthEstimate, ...] = ()
+    tools: ToolUse | None = None
 
     @property
     def num_choices(self) -> int:

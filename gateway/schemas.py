@@ -1,15 +1,15 @@
 """What a client may send, and how a fault in it is told; pydantic begins and ends in this file.
 
 Compatibility mode: fields of the OpenAI API that have no meaning here (`user`, `metadata`, `store`,
-`tools`, ...), and unknown ones, are accepted and ignored, so that SDKs that send every parameter
-work unchanged. A field that is known is checked strictly: no number in a string, no silent
+...), and unknown ones, are accepted and ignored, so that SDKs that send every parameter work
+unchanged. A field that is known is checked strictly: no number in a string, no silent
 rounding. A null means the default. Fault messages name the field and the rule, never the value that
 was sent.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -23,10 +23,13 @@ MAX_STOP_LENGTH = 256  # characters
 MAX_LOGIT_BIAS = 1024  # entries
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
+MAX_TOOLS = 128
+MAX_CALLS = 128  # in one message
 MAX_TOKENS_FIELD = 2**31 - 1
 MIN_REPETITION_PENALTY = 0.01  # logits are divided by it, and must stay finite
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS_FIELD)]
 Prompt = str | list[int]
 
@@ -94,11 +97,73 @@ class ContentPart(InputModel):
     refusal: str | None = None
 
 
+class CalledFunction(InputModel):
+    """What an earlier answer called."""
+
+    name: ToolName
+    arguments: str = ""
+
+
+class CallMade(InputModel):
+    """One call in an earlier answer."""
+
+    id: Annotated[str, StringConstraints(max_length=256)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(InputModel):
     """One turn of a conversation."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[CallMade] | None = Field(None, max_length=MAX_CALLS)
+    tool_call_id: Annotated[str, StringConstraints(max_length=256)] | None = None
+
+
+class FunctionTool(InputModel):
+    """A function that the model may call; without parameters it takes none."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(InputModel):
+    """One tool; only functions are known."""
+
+    type: Annotated[str, StringConstraints(max_length=64)]
+    function: FunctionTool | None = None
+
+
+class NamedFunction(InputModel):
+    """A function by its name."""
+
+    name: ToolName
+
+
+class NamedTool(InputModel):
+    """A tool by its name."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedTools(InputModel):
+    """Some of the tools, and whether one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(max_length=MAX_TOOLS)
+
+
+class ToolChoice(InputModel):
+    """The one tool that must be called, or the ones that may be."""
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class JsonSchemaFormat(InputModel):
@@ -125,6 +190,11 @@ class ChatBody(SamplingBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = Field(None, max_length=MAX_TOOLS)
+    function_call: Any = None
 
     @property
     def output_limit(self) -> int | None:
@@ -156,6 +226,10 @@ class ChatBody(SamplingBody):
             raise bad_value("ignore_eos", "'ignore_eos' cannot be used with a response format.")
         if self.top_logprobs and not self.logprobs:
             raise bad_value("top_logprobs", "'top_logprobs' needs 'logprobs': true.")
+        if self.functions and self.function_call != "none":
+            raise ApiError(
+                Problem.UNSUPPORTED, "Send 'tools' in place of 'functions'.", param="functions"
+            )
 
 
 class CompletionBody(SamplingBody):
@@ -215,11 +289,27 @@ def _prompt_fault() -> ApiError:
     )
 
 
-BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
+class CheckedBody(Protocol):
+    """What `parse_body` makes."""
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """Return the body of a decoded JSON object; raises ValidationError."""
+        ...
+
+    def check(self) -> None:
+        """Refuse what no single field can show; raises ApiError."""
+        ...
 
 
-def parse_body(raw: bytes, body_type: type[BodyT]) -> BodyT:
-    """Return the checked body; raises `ApiError` for JSON or values that cannot be taken."""
+BodyT = TypeVar("BodyT", bound=CheckedBody)
+
+
+def parse_body(raw: bytes, body_type: type[BodyT], known: frozenset[str] | None = None) -> BodyT:
+    """Return the checked body; raises `ApiError` for JSON or values that cannot be taken.
+
+    `known` are the names of fields that a fault may name, those of the OpenAI routes by default.
+    """
     try:
         decoded = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -229,46 +319,56 @@ def parse_body(raw: bytes, body_type: type[BodyT]) -> BodyT:
     try:
         body = body_type.model_validate(decoded)
     except ValidationError as error:
-        raise first_fault(error) from None
+        raise first_fault(error, KNOWN_FIELDS if known is None else known) from None
     body.check()
     return body
 
 
-def first_fault(error: ValidationError) -> ApiError:
+def first_fault(error: ValidationError, known: frozenset[str]) -> ApiError:
     """Return the first fault in our own words: the field and the rule, never what was sent."""
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = _param(fault["loc"])
+    param = _param(fault["loc"], known)
     if fault["type"] == "missing":
         return ApiError(Problem.MISSING, f"'{param}' is required.", param=param)
     rule = str(fault["msg"])
     return bad_value(param, f"Invalid value for '{param}': {rule[:1].lower()}{rule[1:]}.")
 
 
-def _param(loc: tuple[int | str, ...]) -> str | None:
+def _param(loc: tuple[int | str, ...], known: frozenset[str]) -> str | None:
     """Return a path like `messages.0.role`, without union tags and keys the client made up."""
     path: list[str] = []
     for part in loc:
         if isinstance(part, int):
             path.append(str(part))
-        elif part in KNOWN_FIELDS:
+        elif part in known:
             path.append(part)
         else:
             break
     return ".".join(path) or None
 
 
-KNOWN_FIELDS = frozenset(
-    name
-    for model in (
-        ChatBody,
-        CompletionBody,
-        Message,
-        ContentPart,
-        StreamOptions,
-        ResponseFormat,
-        JsonSchemaFormat,
+def field_names(*models: type[InputModel]) -> frozenset[str]:
+    """Return the names that these models' fields have in JSON."""
+    return frozenset(
+        field.alias or name for model in models for name, field in model.model_fields.items()
     )
-    for name in (field.alias or name for name, field in model.model_fields.items())
+
+
+KNOWN_FIELDS = field_names(
+    ChatBody,
+    CompletionBody,
+    Message,
+    ContentPart,
+    CallMade,
+    CalledFunction,
+    StreamOptions,
+    ResponseFormat,
+    JsonSchemaFormat,
+    Tool,
+    FunctionTool,
+    ToolChoice,
+    AllowedTools,
+    NamedTool,
 )
 
 

@@ -8,7 +8,7 @@ only. Headers are sent with the first text: until then every failure is a plain 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,6 @@ from engine.core.clock import NS_PER_MS, Clock
 from gateway import metric_names as names
 from gateway.answer import Answer
 from gateway.choice import Choice
-from gateway.completion import Delta
 from gateway.errors import ApiError
 from gateway.live import LiveAnswers
 from gateway.pacing import PacedAnswer
@@ -35,13 +34,6 @@ STREAM_HEADERS = {
     "cache-control": "no-store",
     "x-accel-buffering": "no",
 }
-DONE = b"data: [DONE]\n\n"
-MARK = "\0text\0"  # stands where the text will be; no model's name or id has such a thing
-
-
-def event(value: Any) -> bytes:
-    """Return one server-sent event with a JSON value."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 class AnswerResponse(Response):
@@ -62,7 +54,6 @@ class AnswerResponse(Response):
         self._telemetry = telemetry
         self._clock = clock
         self._plan = answer.plan
-        self._frames: dict[int, tuple[bytes, bytes]] = {}
         self.outcome = names.OUTCOME_OK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,29 +124,30 @@ class AnswerResponse(Response):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, send: Send, send_body: Send) -> None:
-        """Send each choice's deltas as they come, then the usage if asked for, then `[DONE]`."""
-        answer = self._answer
-        source = PacedAnswer(answer, self._clock) if self._plan.is_paced else answer
+        """Send each choice's deltas as they come, in the words of the plan's shape."""
+        answer, plan = self._answer, self._plan
+        script = plan.shape.script(plan.heading, plan.num_choices, plan.usage_chunk)
+        source = PacedAnswer(answer, self._clock) if plan.is_paced else answer
         started = False
         try:
             async with aclosing(source.deltas()) as deltas:
                 async for choice, parts, num_tokens in deltas:
-                    payload = self._chunks(parts)
+                    payload = script.deltas(parts)
                     if not started:
                         started = True
                         await self._start(send, STREAM_HEADERS)
-                        payload = b"".join(self._openings()) + payload
+                        payload = script.opening(answer.usage()) + payload
                     await self._write(send_body, payload)
                     self._stamp(choice, num_tokens)
             if answer.client_left:
                 self.outcome = names.OUTCOME_DISCONNECTED
                 return
-            last = self._usage_chunk() + DONE
+            last = script.ending(answer.usage())
         except ApiError as error:
             if not started:
                 raise
             self.outcome = error.spec.error_type
-            last = event(error.body())  # and no [DONE]: this end can be told from a good one
+            last = script.failure(error, answer.usage())
         answer.is_done = True
         await self._write(send_body, last, more=False)
 
@@ -183,44 +175,6 @@ class AnswerResponse(Response):
         self._answer.writing_since_ns = self._clock.now_ns()
         await send({"type": "http.response.body", "body": payload, "more_body": more})
         self._answer.writing_since_ns = None
-
-    def _openings(self) -> Iterable[bytes]:
-        for choice in self._answer.choices:
-            opening = self._plan.shape.opening(choice.index)
-            if opening is not None:
-                yield self._chunk([opening])
-
-    def _chunks(self, deltas: list[Delta]) -> bytes:
-        """Return deltas as events. All but the text of a plain one is the same, so it is kept."""
-        parts: list[bytes] = []
-        for delta in deltas:
-            if delta.logprobs is not None or delta.finish_reason is not None:
-                parts.append(self._chunk([self._plan.shape.delta(delta)]))
-                continue
-            frame = self._frames.get(delta.choice)
-            if frame is None:
-                frame = self._frames[delta.choice] = self._frame(delta.choice)
-            parts += (frame[0], orjson.dumps(delta.text), frame[1])
-        return b"".join(parts)
-
-    def _frame(self, index: int) -> tuple[bytes, bytes]:
-        """Return what stands before and behind the text in a plain delta's event."""
-        sample = self._chunk([self._plan.shape.delta(Delta(index, MARK, 0))])
-        before, _, behind = sample.partition(orjson.dumps(MARK))
-        return before, behind
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
-        chunk = self._plan.shape.chunk(self._plan.heading, choices)
-        if self._plan.usage_chunk:
-            chunk["usage"] = None
-        return event(chunk)
-
-    def _usage_chunk(self) -> bytes:
-        if not self._plan.usage_chunk:
-            return b""
-        chunk = self._plan.shape.chunk(self._plan.heading, [])
-        chunk["usage"] = self._answer.usage().as_dict()
-        return event(chunk)
 
     def _stamp(self, choice: Choice, num_tokens: int) -> None:
         """The tokens are in the socket's hands: this is the moment that counts."""

@@ -14,12 +14,13 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine.core.errors import ModelLoadError
-from engine.core.grammar import GrammarError, json_schema_grammar
+from engine.core.grammar import GrammarError
 from gateway.completion import TokenText
 from gateway.errors import ApiError, Problem, bad_value
-from gateway.schemas import Message, Prompt
+from gateway.schemas import ContentPart, Message, Prompt
 
 if TYPE_CHECKING:
+    from engine.model.chat_template import ToolForm
     from engine.model.detokenizer import IncrementalDetokenizer
     from engine.model.grammar import GrammarCompiler
     from engine.model.stop_strings import OutputText
@@ -40,6 +41,11 @@ class AnswerText(Protocol):
         """True once a stop string was found."""
         ...
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
+        ...
+
     def push(self, token_id: int) -> str:
         """Take one token; return the text that is certain with it, often empty."""
         ...
@@ -54,6 +60,7 @@ class PlainText:
 
     __slots__ = ("_detokenizer",)
     stopped = False
+    stop: str | None = None
 
     def __init__(self, detokenizer: IncrementalDetokenizer) -> None:
         self._detokenizer = detokenizer
@@ -75,6 +82,11 @@ class StoppingText:
     def __init__(self, output: OutputText) -> None:
         self._output = output
         self.stopped = False
+
+    @property
+    def stop(self) -> str | None:
+        """See AnswerText."""
+        return self._output.stop
 
     def push(self, token_id: int) -> str:
         """See AnswerText."""
@@ -139,11 +151,18 @@ class TextCodec:
         """The tokens with which the model ends an answer."""
         return self._tokenizer.stop_token_ids
 
-    async def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    @property
+    def tool_form(self) -> ToolForm | None:
+        """How the model calls tools, None where its chat template takes none."""
+        return self._tokenizer.tool_form
+
+    async def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[int, ...]:
         """Return a conversation as tokens, ready for the answer; raises ApiError."""
         plain = [plain_message(index, message) for index, message in enumerate(messages)]
         try:
-            return await self._run(partial(self._tokenizer.encode_chat, plain))
+            return await self._run(partial(self._tokenizer.encode_chat, plain, tools))
         except ValueError:
             raise bad_value(
                 "messages", "This model's chat template does not take these messages."
@@ -164,17 +183,18 @@ class TextCodec:
                 encoded.append(tuple(prompt))
         return encoded
 
-    async def grammar_of(self, schema: Mapping[str, Any]) -> str:
-        """Return a JSON schema as a grammar that the engine can follow; raises ApiError."""
-        try:
-            return await self._run(partial(self._checked_grammar, schema), self._grammar_pool)
-        except GrammarError as error:
-            raise bad_value(
-                "response_format", f"Answers cannot be held to this schema: {error}."
-            ) from None
+    async def grammar_of(self, make: Callable[[], str], param: str = "response_format") -> str:
+        """Return a grammar, made in a thread, that the engine can follow; raises ApiError.
 
-    def _checked_grammar(self, schema: Mapping[str, Any]) -> str:
-        grammar = json_schema_grammar(schema)
+        `param` is the field that it comes from.
+        """
+        try:
+            return await self._run(partial(self._checked_grammar, make), self._grammar_pool)
+        except GrammarError as error:
+            raise bad_value(param, f"Answers cannot be held to this schema: {error}.") from None
+
+    def _checked_grammar(self, make: Callable[[], str]) -> str:
+        grammar = make()
         self._grammars.check(grammar)
         return grammar
 
@@ -218,16 +238,23 @@ class TextCodec:
 
 def plain_message(index: int, message: Message) -> dict[str, Any]:
     """Return a message for the chat template; raises ApiError for a part that is not text."""
-    if message.content is None or isinstance(message.content, str):
-        return {"role": message.role, "content": message.content or ""}
-    parts: list[dict[str, str]] = []
-    for number, part in enumerate(message.content):
-        text = {"text": part.text, "refusal": part.refusal}.get(part.type)
-        if text is None:
-            raise ApiError(
-                Problem.UNSUPPORTED,
-                "Only parts of type 'text' can be read.",
-                param=f"messages.{index}.content.{number}",
-            )
-        parts.append({"type": "text", "text": text})
-    return {"role": message.role, "content": parts}
+    plain: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+    if message.tool_calls:
+        plain["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None and message.role in ("tool", "function"):
+        plain["name"] = message.name
+    if isinstance(message.content, list):
+        plain["content"] = [
+            _text_part(f"messages.{index}.content.{number}", part)
+            for number, part in enumerate(message.content)
+        ]
+    return plain
+
+
+def _text_part(param: str, part: ContentPart) -> dict[str, str]:
+    text = {"text": part.text, "refusal": part.refusal}.get(part.type)
+    if text is None:
+        raise ApiError(Problem.UNSUPPORTED, "Only parts of type 'text' can be read.", param=param)
+    return {"type": "text", "text": text}

@@ -24,6 +24,9 @@ MAX_PROPERTIES = 256  # named in one schema, everywhere together
 MAX_LITERAL_CHARS = 512  # of a key, a pattern, a value of enum or const
 MAX_DIVISOR = 1000  # of multipleOf, decimal point aside
 MAX_DIVISORS = 8
+# Between two tokens of JSON: a space or a line and its indentation. Unbounded, a model that is not
+# sure what to say can fill its whole answer with spaces.
+WHITESPACE = r"[ ]|\n[ ]{0,32}"
 _PROSE = frozenset({"title", "description", "$comment", "$schema", "$id"})
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
 _PLACES = 9  # after the point of multipleOf
@@ -71,6 +74,17 @@ def json_schema_grammar(schema: Mapping[str, Any]) -> str:
     if len(text) > MAX_GRAMMAR_CHARS:
         raise GrammarError(f"it is longer than {MAX_GRAMMAR_CHARS} characters")
     return packed(GrammarKind.JSON_SCHEMA, text)
+
+
+def schema_in_lark(schema: Mapping[str, Any]) -> str:
+    """Return a JSON schema as a term of a LARK grammar; raises GrammarError as for a whole one.
+
+    What may stand between two tokens of JSON is bounded as it is elsewhere.
+    """
+    _, text = unpacked(json_schema_grammar(schema))
+    options = {"whitespace_pattern": WHITESPACE, "item_separator": ",", "key_separator": ":"}
+    named = {"x-guidance": options, **json.loads(text)}
+    return "%json " + json.dumps(named, separators=(",", ":"), ensure_ascii=False)
 
 
 def _check(schema: Mapping[str, Any]) -> None:

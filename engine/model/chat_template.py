@@ -8,15 +8,35 @@ here. Messages arrive in the OpenAI API's shape and are brought into the one tem
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Never
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class ToolForm(StrEnum):
+    """How a model writes the calls of tools; closed list.
+
+    HERMES: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number, text before them
+    (Hermes, Qwen 2.5 and 3). LLAMA: the whole answer is `{"name": ..., "parameters": {...}}`, or
+    several with `;` between (Llama 3.1 and later). OTHER: in a way that is not known here.
+    """
+
+    HERMES = "hermes"
+    LLAMA = "llama"
+    OTHER = "other"
+
+
+# Forms of other families that have a word in common with those that are known.
+_FOREIGN = ("<function=", "<arg_key>", "[TOOL_CALLS]", "<|channel|>")
+_LLAMA = re.compile(r'\{\\?"name\\?":.*\\?"parameters\\?":')
 
 
 class ChatTemplateError(ValueError):
@@ -24,7 +44,7 @@ class ChatTemplateError(ValueError):
 
 
 class ChatTemplate:
-    """One compiled template."""
+    """One compiled template. `tool_form` is None where it takes no tools."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         """`special_tokens` maps names such as `bos_token` to texts, as the template uses them.
@@ -34,10 +54,13 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         # A template that never names the role would drop such a message, or refuse it.
         self._knows_developer = "'developer'" in source or '"developer"' in source
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            names = meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+        self.tool_form = _tool_form(source) if "tools" in names else None
 
     def render(
         self,
@@ -87,6 +110,16 @@ class ChatTemplate:
         return plain
 
 
+def _tool_form(source: str) -> ToolForm:
+    """Return how a template that takes tools tells its model to call them."""
+    if not any(word in source for word in _FOREIGN):
+        if "<tool_call>" in source:
+            return ToolForm.HERMES
+        if "<|python_tag|>" in source or _LLAMA.search(source):
+            return ToolForm.LLAMA
+    return ToolForm.OTHER
+
+
 def joined_text(parts: Sequence[Any]) -> str:
     """Return the text of content parts, one per line; parts of other kinds are refused."""
     texts = []
@@ -110,7 +143,7 @@ def _open_arguments(call: Any) -> None:
         return
     try:
         arguments = json.loads(function["arguments"] or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return  # a model may have written broken JSON: shown to it as it was
     if isinstance(arguments, dict):
         function["arguments"] = arguments

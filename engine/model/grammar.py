@@ -16,15 +16,18 @@ from collections.abc import Sequence
 import llguidance
 
 from engine.core.clock import NS_PER_MS, MonotonicClock
-from engine.core.grammar import MAX_GRAMMAR_CHARS, GrammarError, GrammarKind, unpacked
+from engine.core.grammar import (
+    MAX_GRAMMAR_CHARS,
+    WHITESPACE,
+    GrammarError,
+    GrammarKind,
+    unpacked,
+)
 from engine.model.token_pieces import DecoderKind
 from engine.model.tokenizer import Tokenizer
 
 MAX_COMPILED = 64  # grammars kept by one compiler
 MAX_COMPILE_MS = 250  # a schema that takes longer at the door never reaches the engine
-# Between two tokens of JSON: a space or a line and its indentation. Unbounded, a model that is not
-# sure what to say can fill its whole answer with spaces.
-WHITESPACE = r"[ ]|\n[ ]{0,32}"
 
 # Words of the library's messages -> ours, which repeat nothing of what was sent.
 _REASONS = (

@@ -31,6 +31,7 @@ class StopStringMatcher:
         self._matched = [0] * len(self._stops)  # characters of each stop at the text's end
         self._held = ""
         self._done = False
+        self.matched: str | None = None  # the stop string that was completed
 
     def push(self, text: str) -> tuple[str, bool]:
         """Return the text that can be given out, and whether a stop string was completed.
@@ -48,6 +49,7 @@ class StopStringMatcher:
             length = self._advance(character)
             if length:
                 self._done, self._held = True, ""
+                self.matched = whole[position - length : position]
                 return whole[: position - length], True
         keep = max(self._matched)
         self._held = whole[len(whole) - keep :]
@@ -135,6 +137,11 @@ class OutputText:
     def num_tokens(self) -> int:
         """Tokens of the answer so far, the one that completed a stop string included."""
         return self._num_tokens
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer, None where none did."""
+        return self._matcher.matched
 
     def push(self, token_ids: Iterable[int]) -> Piece:
         """Take the next tokens; after a stop string nothing is taken any more."""

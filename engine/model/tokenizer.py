@@ -18,7 +18,7 @@ import tokenizers
 
 from engine.core.clock import utc_now
 from engine.core.errors import ModelLoadError
-from engine.model.chat_template import ChatTemplate, ChatTemplateError
+from engine.model.chat_template import ChatTemplate, ChatTemplateError, ToolForm
 from engine.model.token_pieces import DecoderKind, DecoderShape, byte_level_bytes, byte_of
 from engine.model.tokenizer_files import TokenizerFiles
 
@@ -116,6 +116,12 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """True where `encode_chat` can work."""
         return "default" in self._templates
+
+    @property
+    def tool_form(self) -> ToolForm | None:
+        """How the model calls tools by its chat template, None where that takes none."""
+        template = self._templates.get("tool_use") or self._templates.get("default")
+        return None if template is None else template.tool_form
 
     def encode(self, text: str, add_special: bool = True) -> tuple[int, ...]:
         """Return the ids of a text; special tokens written out in it count as such.

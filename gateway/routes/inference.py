@@ -30,13 +30,13 @@ router = APIRouter()
 MakePlan = Callable[[bytes, Principal, Sequence[TierRecord]], Awaitable[Plan]]
 
 
-def _documented(body: type[InputModel]) -> dict[str, Any]:
+def documented(body: type[InputModel]) -> dict[str, Any]:
     """Return what /openapi.json says of a route that reads its body by itself."""
     content = {"application/json": {"schema": inlined_schema(body)}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-@router.post("/v1/chat/completions", openapi_extra=_documented(ChatBody))
+@router.post("/v1/chat/completions", openapi_extra=documented(ChatBody))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
 
@@ -48,7 +48,7 @@ async def chat_completions(request: Request) -> Response:
     return await infer(request, names.OPERATION_CHAT, Route.CHAT, plan)
 
 
-@router.post("/v1/completions", openapi_extra=_documented(CompletionBody))
+@router.post("/v1/completions", openapi_extra=documented(CompletionBody))
 async def completions(request: Request) -> Response:
     """Continue one or several texts."""
 
@@ -112,9 +112,10 @@ def count_refusal(
 async def authenticate(request: Request, services: Services, route: Route) -> Principal:
     """Return who asks; raises ApiError."""
     address = "" if request.client is None else request.client.host
-    principal = await services.auth.authenticate(
-        request.headers.get("authorization"), address, route
-    )
+    header = request.headers.get("authorization")
+    if header is None and route is Route.MESSAGES:
+        header = f"Bearer {request.headers.get('x-api-key', '')}"
+    principal = await services.auth.authenticate(header, address, route)
     request.state.log.update(tenant=principal.tenant.id, key=principal.key_id)
     return principal
 
