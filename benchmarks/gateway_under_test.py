@@ -32,10 +32,11 @@ from engine.serving.config import EngineConfig
 from engine.serving.process import EngineProcess
 from gateway import logging as gateway_logging
 from gateway.app import create_app
-from gateway.cli.serve import prepare_process, settle_memory
 from gateway.cli.tier import parse_pairs
 from gateway.demo import ensure_demo
+from gateway.door_run import settle_memory
 from gateway.ledger import ledger
+from gateway.process import prepare_process
 from gateway.server import Server, listen, server_config
 from gateway.settings import Settings
 

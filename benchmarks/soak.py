@@ -29,7 +29,7 @@ from benchmarks.door_cost import quantiles
 from benchmarks.gateway_under_test import MAX_QUEUE, Target, gateway_process
 from benchmarks.sse_client import CLOCK, Connection, Seen
 from engine.core.clock import NS_PER_S, utc_now
-from gateway.cli.serve import prepare_process
+from gateway.process import prepare_process
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
 MIB = 2**20

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from engine.core.clock import Clock
 from gateway.errors import ApiError, Problem
 from gateway.retry_hints import COLD_HINT_S, DrainRate, step_hint_ms
+from gateway.workers.place import ALONE, Place
 from tenants.values import TierRecord
 
 DRAINING_HINT_MS = 1000  # another replica may take it at once
@@ -43,16 +44,33 @@ class Reservation:
 
 
 class Admission:
-    """The door's counts and bounds; one per gateway, used from its event loop only."""
+    """The door's counts and bounds; one per gateway, used from its event loop only.
 
-    def __init__(self, clock: Clock, *, max_queue: int, max_queue_prompt_tokens: int) -> None:
+    Of every bound it keeps the part of its `place`, so that several workers together keep them all
+    without asking each other.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_queue: int,
+        max_queue_prompt_tokens: int,
+        place: Place = ALONE,
+    ) -> None:
         self._clock = clock
-        self._max_queue = max_queue
-        self._max_prompt_tokens = max_queue_prompt_tokens
+        self._place = place
+        self._max_queue = place.share_of(max_queue)
+        self._max_prompt_tokens = place.share_of(max_queue_prompt_tokens)
         self._waiting: Counter[str] = Counter()
         self._waiting_tokens = 0
         self._rates: dict[str, DrainRate] = {}
         self.draining = False
+
+    @property
+    def max_queue(self) -> int:
+        """Most requests that may wait here."""
+        return self._max_queue
 
     @property
     def waiting(self) -> int:
@@ -84,7 +102,8 @@ class Admission:
         # An empty queue takes any one request: what it can never hold is refused elsewhere.
         if self.waiting and self._waiting_tokens + tokens > self._max_prompt_tokens:
             raise self._refusal(Problem.SATURATED, tier.name, "Too many prompt tokens are waiting.")
-        if tier.max_queue is not None and self._waiting[tier.name] + wanted > tier.max_queue:
+        most = None if tier.max_queue is None else self._place.share_of(tier.max_queue)
+        if most is not None and self._waiting[tier.name] + wanted > most:
             raise self._refusal(Problem.TIER_FULL, tier.name, "The queue of your tier is full.")
 
     def check_open(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -52,6 +53,9 @@ from tenants.values import TierRecord
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.25
+from gateway.workers.answers import answerers
+from gateway.workers.peers import Peers
+from gateway.workers.place import ALONE, Place
 LAST_USED_S = 10.0
 FLUSH_LIMIT_S = 10.0
 EngineFailed = Callable[[EngineError], None]
@@ -61,6 +65,8 @@ def create_app(
     settings: Settings,
     engine: EngineClient,
     ledger: Ledger,
+LEFTOVERS_S = 10.0
+SETTLE_LIMIT_S = 2.0  # of what is left, the store knows in time: it takes it in full
     tiers: Sequence[TierRecord],
     *,
     admin_token: str | None = None,
@@ -72,15 +78,17 @@ def create_app(
     """Return the gateway as an ASGI application; inside an event loop.
 
     `tiers` are those of the ledger at start-up. `on_engine_failed` hears when the engine cannot be
-    started at all.
+    started at all. `place` is this process's among the workers.
     """
     services = build_services(
-        settings, engine, ledger, tiers, admin_token, clock or MonotonicClock(), load, stall_s
+    place: Place = ALONE,
+        settings, engine, ledger, tiers, admin_token, clock, load, stall_s, place
     )
     app = FastAPI(
         title="Tiergate",
         lifespan=_lifespan(services, on_engine_failed),
         docs_url=None,
+    clock = clock or MonotonicClock()
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -108,16 +116,16 @@ def build_services(
     telemetry = Telemetry(tiers)
     meter = Meter(
         ledger.database,
-        Spool(settings.data_dir / "spool"),
+        Spool(settings.data_dir / "spool", name=spool_name(place)),
         max_buffer=settings.usage_buffer,
         flush_s=settings.usage_flush_s,
     )
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
+    place: Place = ALONE,
     folder = settings.data_dir / "learning"
-    lengths = Lengths(
-        partial(make_predictor, folder, settings.learn_scope) if settings.learn else None
-    )
+    make = partial(make_predictor, folder, settings.learn_scope, keeps=place.index == 0)
+    lengths = Lengths(make if settings.learn else None)
     engine.add_finish_listener(lengths.on_finish)
     watch = EngineWatch()
     engine.add_step_listener(watch.on_step)
@@ -137,6 +145,7 @@ def build_services(
         ledger=ledger,
         tiers=table,
         host=ModelHost(engine, load, clock, lengths, settings.aliases),
+        place=place,
         auth=Authenticator(
             ledger.repository,
             clock,
@@ -166,13 +175,15 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
         background = services.background
         background.every("sweep", SWEEP_S, _sweep(services))
         background.start("keys", _follow_keys(services))
+        peers=Peers(place),
         listener = ChangeListener(services.ledger.database, services.auth.hear)
         background.start("key-notices", listener.run())
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
         background.start("engine", _start_engine(services, on_failed))
         try:
-            yield
+            async with services.peers.answering(answerers(services)):
+                yield
         finally:
             services.admission.draining = True
             await services.host.close()
@@ -191,6 +202,8 @@ async def _start_engine(services: Services, on_failed: EngineFailed | None) -> N
         await services.host.start()
     except EngineError as error:
         if on_failed is None:
+        if services.peers.place.count > 1:
+            background.every("leftovers", LEFTOVERS_S, services.meter.look_for_leftovers)
             raise
         on_failed(error)
 
@@ -204,11 +217,20 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
     return sweep
 
 
+            await services.meter.release()
 async def _follow_keys(services: Services) -> None:
     poll = _poll_keys(services)
     while True:
         await poll()
         await services.auth.wait_for_change(services.settings.key_poll_s)
+def spool_name(place: Place) -> str:
+    """Return the name of this process's own spool; empty for one that is alone.
+
+    It is new with every process: whoever hands in what a dead one has left is in nobody's way.
+    """
+    return f"worker-{place.index}-{secrets.token_hex(4)}" if place.count > 1 else ""
+
+
 
 
 def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:

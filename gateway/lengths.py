@@ -136,8 +136,13 @@ def learned_id(plan: Plan, prompt: int) -> str:
     return plan.engine_id(prompt * plan.choices_per_prompt)
 
 
-def make_predictor(folder: Path, sharing: Literal["tenant", "all"], fingerprint: str) -> Predictor:
-    """Return the predictor of the model with this fingerprint; its state is a file in `folder`."""
+def make_predictor(
+    folder: Path, sharing: Literal["tenant", "all"], fingerprint: str, *, keeps: bool = True
+) -> Predictor:
+    """Return the predictor of the model with this fingerprint; its state is a file in `folder`.
+
+    `keeps` False: it begins with what is there, and writes nothing: another worker does.
+    """
     try:
         from engine.learning.predictor import LearnedPredictor
     except ImportError as error:
@@ -146,4 +151,4 @@ def make_predictor(folder: Path, sharing: Literal["tenant", "all"], fingerprint:
             error.name,
         )
         return HistoryLengths(shares=sharing == "all")
-    return LearnedPredictor(fingerprint, sharing=sharing, folder=folder)
+    return LearnedPredictor(fingerprint, sharing=sharing, folder=folder, keeps=keeps)

@@ -262,6 +262,14 @@ class Meter:
             rows = self._take()
             if not rows and not self._may_have_spooled and self._database_ok:
                 return True
+    async def look_for_leftovers(self) -> None:
+        """See with the next flush whether another process has died and left records on disk."""
+        self._may_have_spooled = True
+
+    async def release(self) -> None:
+        """Let go of the disk, after `run` has ended; what still waits there is another's to do."""
+        await asyncio.to_thread(self._spool.close)
+
             try:
                 written = await self._write(rows)
             except asyncio.CancelledError:

@@ -30,6 +30,7 @@ from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.text import TextCodec
 from tenants.values import TierRecord
+from gateway.workers.peers import Peers
 
 LoadCodec = Callable[[str], Awaitable[TextCodec]]
 
@@ -134,3 +135,4 @@ class Services:
     journal: Journal
     background: Background
     admin_token: str | None
+    peers: Peers

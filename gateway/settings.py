@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30.0, ge=0, description="How long running answers may go on after a stop signal."
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="Gateway processes at one engine; more than one needs Redis."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged; prompts and answers never are."
     )

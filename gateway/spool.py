@@ -3,17 +3,22 @@
 New records go to `usage.jsonl`. To hand them back, the file is renamed to `usage.replaying.jsonl`
 and read in batches; it is deleted when all of it has been taken. A crash in between hands the same
 records back again, which the ledger's writing by request id makes harmless. A line cut short by a
-crash is moved aside with the records that the ledger refuses, for a person to look at. Everything
-here blocks: callers run it in a thread.
+crash is moved aside with the records that the ledger refuses, for a person to look at. Records of a
+process that died are handed in by the next one that looks, under a lock. Everything here blocks:
+callers run it in a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -21,6 +26,8 @@ from tenants.values import UsageRecord
 
 MAX_BYTES = 256 * 2**20
 BATCH = 500
+INCOMING, REPLAYING, LOCK = "usage.jsonl", "usage.replaying.jsonl", "lock"
+_WAITING = (INCOMING, REPLAYING)
 
 
 def encode_record(record: UsageRecord) -> bytes:
@@ -36,19 +43,24 @@ def decode_record(line: bytes) -> UsageRecord:
 
 
 class Spool:
-    """A folder of records that wait for the ledger; one process at a time uses it."""
+    """Records that wait for the ledger: one process's own, and those of processes that have died.
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self._incoming = folder / "usage.jsonl"
-        self._replaying = folder / "usage.replaying.jsonl"
-        self._refused = folder / "usage.refused.jsonl"
-        self._folder = folder
+    Alone, a process keeps its records in `root` itself, which nobody else uses then. With `name`
+    it is one of several: its records are in a folder of that name, made and locked when there are
+    any; the kernel unlocks it when the process dies, and any other may then hand them in.
+    """
+
+    def __init__(self, root: Path, max_bytes: int = MAX_BYTES, *, name: str = "") -> None:
+        self._root = root
+        self._own = root / name if name else root
+        self._lock: BinaryIO | None = None
+        self._refused = root / "usage.refused.jsonl"
         self._max_bytes = max_bytes
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that wait for the ledger."""
-        return sum(p.stat().st_size for p in (self._incoming, self._replaying) if p.exists())
+        """Bytes that wait for the ledger, all processes' together."""
+        return sum(_size(folder / name) for folder in self._folders() for name in _WAITING)
 
     @property
     def is_nearly_full(self) -> bool:
@@ -65,25 +77,67 @@ class Spool:
             if room < 0:
                 break
             lines.append(line)
-        self._write(self._incoming, lines)
+        if lines:
+            self._hold_own()
+        _write(self._own / INCOMING, lines)
         return len(lines)
 
     def refuse(self, records: Iterable[UsageRecord]) -> None:
         """Put records aside that the ledger will never take. Raises OSError."""
-        self._write(self._refused, [encode_record(record) for record in records])
+        _write(self._refused, [encode_record(record) for record in records])
 
     def batches(self) -> Iterator[list[UsageRecord]]:
         """Yield what waits, in batches, oldest first; all of it is deleted when the last is taken.
 
-        The caller must have written a batch before asking for the next.
+        The caller must have written a batch before asking for the next. What a process that lives
+        has in its folder is that one's to hand in.
         """
+        yield from self._drain(self._own)
+        for folder in self._folders():
+            if folder == self._own or not any(_size(folder / name) for name in _WAITING):
+                continue
+            with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("ab") as lock:
+                if not _try_lock(lock):
+                    continue
+                yield from self._drain(folder)
+                (folder / LOCK).unlink(missing_ok=True)
+                if folder != self._root:
+                    folder.rmdir()
+
+    def close(self) -> None:
+        """Leave nothing behind where nothing waits; else let another hand it in."""
+        if self._lock is None:
+            return
+        if not any((self._own / name).exists() for name in _WAITING):
+            with contextlib.suppress(OSError):
+                (self._own / LOCK).unlink(missing_ok=True)
+                self._own.rmdir()
+        self._lock.close()
+        self._lock = None
+
+    def _folders(self) -> list[Path]:
+        """Return every folder that may hold records."""
+        if not self._root.is_dir():
+            return []
+        return [self._root, *sorted(path for path in self._root.iterdir() if path.is_dir())]
+
+    def _hold_own(self) -> None:
+        if self._own == self._root or self._lock is not None:
+            return
+        self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = (self._own / LOCK).open("ab")
+        if not _try_lock(self._lock):
+            raise OSError(errno.EBUSY, "another process holds this folder", str(self._own))
+
+    def _drain(self, folder: Path) -> Iterator[list[UsageRecord]]:
+        incoming, replaying = folder / INCOMING, folder / REPLAYING
         for _ in range(2):  # what an earlier run left, then what came since
-            if not self._replaying.exists():
-                if not self._incoming.exists():
+            if not replaying.exists():
+                if not incoming.exists():
                     return
-                os.replace(self._incoming, self._replaying)
-            yield from self._read(self._replaying)
-            self._replaying.unlink()
+                os.replace(incoming, replaying)
+            yield from self._read(replaying)
+            replaying.unlink()
 
     def _read(self, path: Path) -> Iterator[list[UsageRecord]]:
         batch: list[UsageRecord] = []
@@ -92,25 +146,42 @@ class Spool:
                 try:
                     batch.append(decode_record(line))
                 except (ValueError, TypeError, KeyError):
-                    self._write(self._refused, [line])
+                    _write(self._refused, [line])
                 if len(batch) == BATCH:
                     yield batch
                     batch = []
         if batch:
             yield batch
 
-    def _write(self, path: Path, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(handle, "ab") as file:
-            # A line cut short by a crash must not swallow the one that follows it.
-            if file.tell() > 0 and not _ends_with_newline(path):
-                file.write(b"\n")
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; another process may have taken it away at this moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write(path: Path, lines: list[bytes]) -> None:
+    if not lines:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "ab") as file:
+        # A line cut short by a crash must not swallow the one that follows it.
+        if file.tell() > 0 and not _ends_with_newline(path):
+            file.write(b"\n")
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _ends_with_newline(path: Path) -> bool:

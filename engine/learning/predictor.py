@@ -52,9 +52,10 @@ class LearnedPredictor:
     """Guesses lengths, and learns from what came.
 
     In service: `start` it, `close` it; it learns in a thread, fits in a process, and keeps what it
-    learned in `folder` (nowhere for None), one file for each `fingerprint` of a served model. With
-    `every` above 0 there is no thread, process or file: it learns when so many answers ended,
-    in `observe` and at once, so that equal runs give equal guesses (the simulator).
+    learned in `folder` (nowhere for None), one file for each `fingerprint` of a served model; with
+    `keeps` False it begins with that file and never writes one. With `every` above 0 there is no
+    thread, process or file: it learns when so many answers ended, in `observe` and at once, so
+    that equal runs give equal guesses (the simulator).
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class LearnedPredictor:
         folder: Path | None = None,
         every: int = 0,
         clock: Clock | None = None,
+        keeps: bool = True,
     ) -> None:
+        self._keeps = keeps
         self._fingerprint = fingerprint
         self._folder = folder
         self._every = every
@@ -177,7 +180,7 @@ class LearnedPredictor:
         return Learner(sharing, state.new_salt())
 
     def _save(self) -> None:
-        if self._folder is None:
+        if self._folder is None or not self._keeps:
             return
         try:
             content = state.to_bytes(self._learner, self._fingerprint)

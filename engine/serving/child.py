@@ -1,7 +1,8 @@
-"""The engine's process from the inside: `python -m engine.serving.child FD`, started by spawn.py.
+"""The engine's process from the inside: `python -m engine.serving.child FD [LISTENER]`.
 
-It joins the inherited socket to the engine loop, and it never outlives its parent. It knows no
-HTTP, no stream and no restart: whatever goes wrong, it says one line and ends.
+Started by spawn.py. It joins the inherited socket to the engine loop, and with a listening socket
+whoever connects there; it never outlives its parent. It knows no HTTP, no stream and no restart:
+whatever goes wrong, it says one line and ends.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from engine.serving.messages import (
     command_codec,
     output_codec,
 )
+from engine.serving.shared import SharedChannel
 
 EXIT_LOAD_FAILED = 2
 EXIT_CRASHED = 70  # EX_SOFTWARE of sysexits.h
@@ -82,22 +84,23 @@ def main() -> None:
     # Service managers signal a whole group: the door drains first, then it ends this process.
     for group_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(group_signal, signal.SIG_IGN)
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    sock.set_inheritable(False)  # a compiler started here must not keep the channel open
+    sock, *listeners = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
+    for inherited in (sock, *listeners):
+        inherited.set_inheritable(False)  # a compiler started here must not keep it open
     # Unbuffered: a thread blocked inside a buffered reader would break the interpreter's exit.
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
         config = msgspec.json.decode(stdin.readline(), type=EngineConfig)
     tie_to_parent(_STDIN)
     logging.basicConfig(level=logging.INFO, format="engine: %(levelname)s: %(message)s")
     os.nice(config.nice)
-    channel = SocketChannel(sock)
+    channel = SharedChannel(sock, listeners[0]) if listeners else SocketChannel(sock)
     try:
         serve(config, channel)
     except ChannelClosed:
         sys.exit(EXIT_ORPHANED)
 
 
-def serve(config: EngineConfig, channel: SocketChannel) -> None:
+def serve(config: EngineConfig, channel: SocketChannel | SharedChannel) -> None:
     """Load and run; leaves by SystemExit with a code that says why unless told to shut down."""
     clock = MonotonicClock()
     began_ns = clock.now_ns()

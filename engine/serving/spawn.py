@@ -68,17 +68,23 @@ class EngineChild(asyncio.Protocol):
 
     `on_output` is called for every message, `closed` is set when the channel has ended for
     whatever reason, right after `on_closed` was called. `last_heard_ns` is when the latest bytes
-    came.
+    came. Where the child is to serve others as well, `listener` is where they connect; it stays
+    open here.
     """
 
     def __init__(
-        self, clock: Clock, on_output: Callable[[Output], None], on_closed: Callable[[], None]
+        self,
+        clock: Clock,
+        on_output: Callable[[Output], None],
+        on_closed: Callable[[], None],
+        listener: socket.socket | None = None,
     ) -> None:
         self.closed = asyncio.Event()
         self.last_heard_ns = clock.now_ns()
         self._clock = clock
         self._on_output = on_output
         self._on_closed = on_closed
+        self._listener = listener
         self._commands = command_codec()
         self._outputs = output_codec()
         self._process: Process | None = None
@@ -106,17 +112,20 @@ class EngineChild(asyncio.Protocol):
 
     def _launch(self, environment: Mapping[str, str]) -> tuple[socket.socket, Process]:
         ours, theirs = socket.socketpair()
+        handed = [theirs.fileno()]
+        if self._listener is not None:
+            handed.append(self._listener.fileno())
         with theirs:
             try:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
                 ours.setblocking(False)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "engine.serving.child", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", "engine.serving.child", *map(str, handed)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=handed,
                     env=dict(environment),
                     process_group=0,  # the terminal's Ctrl-C is for the door, which then drains
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -73,9 +74,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: EngineConfig, environment: Mapping[str, str], clock: Clock, owner: Owner
+        self,
+        config: EngineConfig,
+        environment: Mapping[str, str],
+        clock: Clock,
+        owner: Owner,
+        listener: socket.socket | None = None,
     ) -> None:
+        """`listener`: every engine takes requests from whoever connects there, too."""
         self.restarts = 0
+        self._listener = listener
         self._config = config
         self._environment = environment
         self._clock = clock
@@ -164,7 +172,7 @@ class Supervisor:
         Raises ModelLoadError when it never did.
         """
         self._loaded.clear()
-        child = EngineChild(self._clock, self._on_output, self._on_closed)
+        child = EngineChild(self._clock, self._on_output, self._on_closed, self._listener)
         trouble = served_ns = None
         try:
             await child.spawn(self._config, self._environment)

@@ -156,6 +156,20 @@ def check_settings(settings: Settings) -> Iterator[Check]:
         )
 
 
+def check_workers(settings: Settings) -> Check:
+    """Can so many workers share what they must share?"""
+    if settings.workers == 1:
+        return ok("workers", "1")
+    if settings.redis_url is None:
+        return fail(
+            "workers",
+            f"{settings.workers} workers, and no Redis to count limits for all of them",
+            "set TIERGATE_REDIS_URL, or serve with one worker",
+        )
+    where = "one SQLite file" if settings.database_url.startswith("sqlite") else "one database"
+    return ok("workers", f"{settings.workers}, with one engine, one Redis and {where}")
+
+
 def check_model(settings: Settings) -> Check:
     """Is the model there, as far as can be told without loading it?"""
     if settings.model == "builtin":

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from socket import socket
@@ -24,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from engine.core.errors import EngineError
+from engine.serving.client import EngineInfo
 from engine.serving.config import EngineConfig
 from engine.serving.process import EngineProcess
 from engine.sim.choices import ChoiceError, PolicyChoice, parse_choice
@@ -31,19 +29,20 @@ from gateway import logging as gateway_logging
 from gateway.admin_token import admin_token_file, find_admin_token
 from gateway.app import create_app
 from gateway.cli.banner import print_banner
-from gateway.cli.checks import State, check_model
+from gateway.cli.checks import State, check_model, check_workers
 from gateway.cli.output import CommandError, note
 from gateway.data_lock import DataDirTaken, only_gateway
 from gateway.demo import demo_keys_file, ensure_demo
+from gateway.door_run import DoorRun
 from gateway.ledger import Ledger, ledger
 from gateway.private_file import write_private
-from gateway.server import Server, listen, server_config
-from gateway.services import Services
+from gateway.process import prepare_process
+from gateway.server import listen
 from gateway.settings import Settings, SettingsError, unknown_variables
+from gateway.workers.parent import WorkersRun
+from gateway.workers.pool import WorkerError
 
 GIB = 2**30
-OPEN_FILES = 65_536
-SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(settings: Settings) -> int:
@@ -94,30 +93,6 @@ def policy_choice(text: str) -> PolicyChoice:
     return choice
 
 
-def prepare_process() -> None:
-    """Fit this process to its work: many connections, and threads that tokenise beside a busy loop.
-
-    A thread that comes back from tokenising waits a switch interval for the interpreter while the
-    event loop is busy; Python's own 5 ms would be the larger part of the door's added latency.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, OPEN_FILES) if hard != resource.RLIM_INFINITY else OPEN_FILES
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def settle_memory() -> None:
-    """Take what start-up has made out of the garbage collector's rounds.
-
-    It stays for the life of the process, and looking through it would stop all streams for tens
-    of milliseconds each time.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 class Loading:
     """Shows how loading goes: a bar on a terminal, a line per stage elsewhere."""
 
@@ -153,8 +128,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._hurry = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._run: DoorRun | None = None
         self._engine_error: EngineError | None = None
         self._loading = Loading()
 
@@ -163,9 +137,9 @@ class Gateway:
         settings = self._settings
         for name in unknown_variables():
             note(f"warning: {name} is not a setting and has no effect")
-        model = check_model(settings)
-        if model.state is State.FAIL:
-            raise CommandError(f"{model.found}; {model.advice}")
+        for check in (check_model(settings), check_workers(settings)):
+            if check.state is State.FAIL:
+                raise CommandError(f"{check.found}; {check.advice}")
         with self._listen() as bound:
             self._settings = settings.model_copy(update={"port": bound.getsockname()[1]})
             with self._own_folder():
@@ -176,7 +150,10 @@ class Gateway:
                 async with ledger(settings, note) as opened:
                     await opened.database.check_writable()
                     keys = await self._demo_keys(opened)
-                    await self._serve(bound, opened, token, keys)
+                    if settings.workers == 1:
+                        await self._serve(bound, opened, token, keys)
+                if settings.workers > 1:
+                    await self._share(bound, token, keys)
         if self._engine_error is not None:
             raise self._engine_error
         return 0
@@ -234,53 +211,48 @@ class Gateway:
             admin_token=token,
             on_engine_failed=self._on_engine_failed,
         )
-        server = Server(server_config(app), self._on_signal)
-        server.loop = asyncio.get_running_loop()
-        services: Services = app.state.services
-        serving = asyncio.create_task(server.serve(sockets=[bound]))
-        stopping = asyncio.create_task(self._stopping.wait())
-        started = asyncio.create_task(services.host.started.wait())
+        run = self._run = DoorRun(app, lambda: run.stop())
+        with self._until_over():
+            await run.run(
+                bound,
+                on_started=lambda: self._announce(engine.info, token, keys),
+                on_drain=say_draining,
+                on_cut=say_cut,
+            )
+
+    async def _share(self, bound: socket, token: str, keys: dict[str, str]) -> None:
+        """Serve with several workers; this process starts and ends them, and the engine."""
+        settings = self._settings
+        with self._until_over():
+            run = WorkersRun(settings, engine_config(settings), token, bound, self._loading.show)
+            try:
+                await run.run(on_started=lambda info: self._announce(info, token, keys))
+            except OSError as error:
+                detail = f"cannot make {error.filename}: {error.strerror}"
+                raise CommandError(detail) from None
+            except WorkerError as error:
+                raise CommandError(str(error)) from None
+
+    @contextlib.contextmanager
+    def _until_over(self) -> Iterator[None]:
+        """Take away at the end what was shown and written of a running gateway."""
         try:
-            await asyncio.wait((serving, stopping, started), return_when=asyncio.FIRST_COMPLETED)
-            self._loading.end()
-            if started.done() and not self._stopping.is_set():
-                settle_memory()
-                self._announce(services, token, keys)
-                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            await self._drain(services)
+            yield
         finally:
             self._loading.end()
-            server.should_exit = True
-            for task in (stopping, started):
-                task.cancel()
-            await asyncio.gather(stopping, started, return_exceptions=True)
-            await serving
             self._remove_ready_file()
 
-    async def _drain(self, services: Services) -> None:
-        """Refuse what is new, let what runs finish, end the rest with an error."""
-        services.admission.draining = True
-        running = len(services.live)
-        if running:
-            note(f"draining: {running} answers are running; press Ctrl-C again to end them now")
-        cut = await services.live.drain(self._settings.drain_timeout_s, self._hurry)
-        if cut:
-            note(f"{cut} answers were ended before they were done")
-
-    def _on_signal(self, count: int) -> None:
-        self._stopping.set()
-        if count > 1:
-            self._hurry.set()
-
     def _on_engine_failed(self, error: EngineError) -> None:
-        if not self._stopping.is_set():  # else it was told to end while it was loading
+        assert self._run is not None
+        if not self._run.is_stopping:  # else it was told to end while it was loading
             self._engine_error = error
-        self._stopping.set()
+        self._run.stop()
 
-    def _announce(self, services: Services, token: str, keys: dict[str, str]) -> None:
+    def _announce(self, info: EngineInfo | None, token: str, keys: dict[str, str]) -> None:
         """Tell people and scripts where to go: the gateway can answer requests now."""
-        settings, info = self._settings, services.host.engine.info
+        settings = self._settings
         assert info is not None
+        self._loading.end()
         kept = demo_keys_file(settings.data_dir) if keys else None
         print_banner(settings, info, token, admin_token_file(settings.data_dir), keys, kept)
         if settings.ready_file is not None:
@@ -303,3 +275,13 @@ class Gateway:
         if self._settings.ready_file is not None:
             with contextlib.suppress(OSError):
                 self._settings.ready_file.unlink(missing_ok=True)
+
+
+def say_draining(num_answers: int) -> None:
+    """Tell who waits for the end, why it takes so long."""
+    note(f"draining: {num_answers} answers are running; press Ctrl-C again to end them now")
+
+
+def say_cut(num_answers: int) -> None:
+    """Tell that not all was finished."""
+    note(f"{num_answers} answers were ended before they were done")

@@ -41,6 +41,9 @@ HostKvFormat = Annotated[
 HostKvGroup = Annotated[
     Text, flag("host-kv-group", "int8: tokens per key scale; divides 16; default 16.", "N")
 ]
+Workers = Annotated[
+    Text, flag("workers", "Gateway processes at one engine; more need Redis; default 1.", "N")
+]
 MaxQueue = Annotated[Text, flag("max-queue", "Most requests that may wait; default 512.", "N")]
 Admission = Annotated[
     Text, flag("admission", "off, soft or hard: whether forecasts refuse; default soft.", "MODE")
@@ -77,6 +80,7 @@ def serve(
     max_queue: MaxQueue = None,
     admission: Admission = None,
     learn: Learn = None,
+    workers: Workers = None,
     drain_timeout_s: DrainTimeout = None,
     log_level: LogLevel = None,
     database_url: DatabaseUrl = None,
@@ -113,6 +117,7 @@ def serve(
         max_queue=max_queue,
         admission=admission,
         learn=learn,
+        workers=workers,
         drain_timeout_s=drain_timeout_s,
         log_level=log_level,
         database_url=database_url,

@@ -7,8 +7,6 @@ known keys are served on and usage waits on disk.
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -16,6 +14,7 @@ from starlette.responses import Response
 from gateway.routes.json_response import json_response
 from gateway.services import Services
 
+from gateway.workers.answers import all_metrics
 router = APIRouter()
 
 
@@ -57,7 +56,7 @@ def judge(services: Services) -> tuple[list[str], list[str]]:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Return all metrics in Prometheus' text form."""
+    """Return all metrics in Prometheus' text form, those of the other workers too."""
     services: Services = request.app.state.services
-    text = await asyncio.to_thread(services.telemetry.expose)
+    text = await all_metrics(services)
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})

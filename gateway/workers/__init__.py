@@ -1,0 +1,1 @@
+"""Several gateway processes at one engine, one address and one ledger, and their parent."""

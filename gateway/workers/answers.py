@@ -1,0 +1,69 @@
+"""What one worker answers the others, and what is made of the answers of all; no socket here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gateway.request_stories import REQUEST, REQUESTS, own_requests, own_story
+from gateway.workers.metrics import merge
+from gateway.workers.peers import Answerer
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+METRICS, DOOR = "metrics", "door"
+
+
+def answerers(services: Services) -> Mapping[str, Answerer]:
+    """Return what this worker answers, by the name of the question."""
+
+    async def metrics(_: str) -> bytes:
+        return await asyncio.to_thread(services.telemetry.expose)
+
+    async def requests(limit: str) -> bytes:
+        return orjson.dumps(own_requests(services, int(limit)))
+
+    async def request(request_id: str) -> bytes:
+        return orjson.dumps(await own_story(services, request_id))
+
+    async def door(_: str) -> bytes:
+        return orjson.dumps(door_fields(services))
+
+    return {METRICS: metrics, REQUESTS: requests, REQUEST: request, DOOR: door}
+
+
+async def all_metrics(services: Services) -> bytes:
+    """Return the metrics of all workers in Prometheus' text form."""
+    place = services.peers.place
+    own = asyncio.to_thread(services.telemetry.expose)
+    if place.count == 1:
+        return await own
+    mine, others = await asyncio.gather(own, services.peers.ask(METRICS))
+    texts = {index: text.decode() for index, text in {place.index: mine, **others}.items()}
+    return (await asyncio.to_thread(merge, texts, place.index)).encode()
+
+
+async def all_doors(services: Services) -> list[dict[str, Any]]:
+    """Return the counts of every worker that answers, in the order of their numbers."""
+    doors = [door_fields(services)]
+    doors += [orjson.loads(answer) for answer in (await services.peers.ask(DOOR)).values()]
+    return sorted(doors, key=lambda door: int(door["worker"]))
+
+
+def door_fields(services: Services) -> dict[str, Any]:
+    """Return this worker's counts."""
+    admission = services.admission
+    return {
+        "worker": services.peers.place.index,
+        "open_answers": len(services.live),
+        "waiting": admission.waiting,
+        "waiting_by_tier": admission.waiting_by_tier(),
+        "waiting_prompt_tokens": admission.waiting_prompt_tokens,
+        "max_queue": admission.max_queue,
+        "draining": admission.draining,
+        "usage_buffered": services.meter.state.buffered,
+    }
