@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     # learned.py is the one place that puts the learned predictor into a run.
     "engine/sim": ({"engine.core", "engine.sim", "engine.learning"}, set()),
-    "engine/learning": ({"engine.core", "engine.learning"}, {"numpy", "xgboost"}),
+    "engine/learning": ({"engine.core", "engine.learning"}, {"numpy", "threadpoolctl", "xgboost"}),
     # build.py is the one place that makes an executor by name, hence engine.model here.
     "engine/serving": ({"engine.core", "engine.serving", "engine.model"}, {"msgspec"}),
     "tenants": ({"tenants"}, {"sqlalchemy"}),

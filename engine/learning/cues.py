@@ -29,7 +29,7 @@ IS_PAIRED = re.compile(f"[{PAIRED}]")
 MOST_WORDS = 400  # of a long prompt the first and the last of these are read
 ASK_HEAD, ASK_TAIL = 24, 14  # words of the beginning and of the end that are likely the asking
 MEASURED = frozenset(MEASURES)
-CODE_SIGNS = frozenset("{}[]();=<>_\\/|`$#&*^~%@+")
+CODE_SIGNS = "{}[]();=<>_\\/|`$#&*^~%@+"
 
 
 def _phrases() -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
@@ -47,6 +47,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 PHRASES, STARTS = _phrases()
+HINTS = STARTS | PHRASES.keys()
 OPENINGS = (
     _words("is are was were do does did can could will would should has have am"),
     _words("what what's which"),
@@ -79,6 +80,18 @@ NAMES: tuple[str, ...] = (
 NUM_CUES = len(NAMES)
 
 
+def _members(*groups: str) -> npt.NDArray[np.int64]:
+    """Return for each group of ASCII signs which of the 256 bytes belong to it, (n, 256)."""
+    inside = np.zeros((len(groups), 256), np.int64)
+    for place, group in enumerate(groups):
+        inside[place, list(group.encode("ascii"))] = 1
+    return inside
+
+
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+COUNTED = _members("0123456789", CAPITALS, CODE_SIGNS, "\n", ",", "?", '"')
+
+
 def words_of(text: str) -> list[str]:
     """Return the lower-case words, at most MOST_WORDS: those of a long text's two ends."""
     words: list[str] = WORD.findall(text.lower().replace("’", "'"))
@@ -103,6 +116,8 @@ def cues(text: str, words: Sequence[str]) -> Floats:
     asked, anywhere = [0.0] * width, [0.0] * width
     tail = len(words) - ASK_TAIL
     for place, word in enumerate(words):
+        if word not in HINTS:
+            continue
         kinds = PHRASES.get(word, ())
         if word in STARTS:
             kinds += PHRASES.get(" ".join(words[place : place + 2]), ())
@@ -127,9 +142,12 @@ def asked_for(words: Sequence[str]) -> list[float]:
     """Return what is asked for by number, as ASKED names it."""
     tokens = items = 0.0
     one_sentence = bound = 0.0
-    for place, word in enumerate(words[:-1]):
+    last = len(words) - 1
+    for place, word in enumerate(words):
+        if word not in NUMBERS and not word[0].isdigit():
+            continue
         number = _number(word)
-        if number is None:
+        if number is None or place == last:
             continue
         for other in words[place + 1 : place + 4]:
             unit = UNITS.get(other) or UNITS.get(other[0])  # a pair of signs begins with its own
@@ -165,19 +183,31 @@ def shape(text: str, words: Sequence[str]) -> list[float]:
     head, _, rest = stripped.partition("\n")
     num_words = max(1, len(words))
     count = stripped.count
-    digits = sum(map(count, "0123456789"))
-    code = sum(map(count, CODE_SIGNS))
-    head_words = head.count(" ") + 1
+    raw = stripped.encode("utf-8", "replace")
+    digits, capitals, code, lines, commas, questions, quotes = _counts(raw)
+    if len(raw) != len(stripped):  # signs beyond ASCII: capitals of other scripts count as well
+        capitals = sum(map(str.isupper, stripped))
+        questions = count("?")  # what cannot be encoded becomes one
+        quotes += count("“")
+    starting = sum([word[0].isdigit() for word in words]) if digits else 0
+    dots = count("\n-") + count("\n*") + count("\n•") if lines else 0
     return [
-        math.log1p(len(stripped)), math.log1p(len(words)), math.log1p(count("\n")),
-        math.log1p(head_words), math.log1p(rest.count(" ") + (rest.count("\n") + 1 if rest else 0)),
-        min(12.0, sum(map(len, words)) / num_words), digits / size,
-        sum(map(str.isupper, stripped)) / size,
-        (len(stripped.encode("utf-8", "replace")) - len(stripped)) / size, code / size,
-        len(set(words)) / num_words, min(3.0, float(count("?"))), float(stripped.endswith("?")),
+        math.log1p(len(stripped)), math.log1p(len(words)), math.log1p(lines),
+        math.log1p(head.count(" ") + 1),
+        math.log1p(rest.count(" ") + (rest.count("\n") + 1 if rest else 0)),
+        min(12.0, sum(map(len, words)) / num_words), digits / size, capitals / size,
+        (len(raw) - len(stripped)) / size, code / size,
+        len(set(words)) / num_words, min(3.0, float(questions)), float(stripped.endswith("?")),
         float(stripped.endswith(":")), float(stripped.endswith(".")), float(":" in head),
-        math.log1p(count('"') + count("“")), math.log1p(sum(word[0].isdigit() for word in words)),
-        float("__" in stripped or "..." in stripped), math.log1p(count("\n\n")),
-        math.log1p(count("\n-") + count("\n*") + count("\n•")), math.log1p(count(",")),
+        math.log1p(quotes), math.log1p(starting),
+        float("__" in stripped or "..." in stripped), math.log1p(count("\n\n") if lines else 0),
+        math.log1p(dots), math.log1p(commas),
         float(stripped[:1].islower()), float("```" in stripped),
     ]  # fmt: skip
+
+
+def _counts(raw: bytes) -> list[int]:
+    """Return how many bytes are in each of COUNTED: one look at the text for all of them."""
+    of_byte = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
+    found: list[int] = (COUNTED @ of_byte).tolist()
+    return found

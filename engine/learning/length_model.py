@@ -30,7 +30,7 @@ from engine.learning.trees import QuantileTrees, fit_trees
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2  # raised when what is stored changes its meaning
 FEWEST_ROWS = 16  # fewer tell nothing that a prior does not tell better
 FEWEST_FOR_TREES = 200
 MOST_ROWS = 4096  # of the ridge and the index; of more, the newest

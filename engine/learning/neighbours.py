@@ -2,7 +2,9 @@
 
 ALISE's retrieval with a cheap embedding: a prompt's weighted grams, folded with signs into
 DIMENSIONS numbers (feature hashing keeps cosines up to about 1 / sqrt(DIMENSIONS)), one matrix
-product against all rows of a bounded index. Weights as in papers.md 5.1.
+product against all rows of a bounded index. Weights as in papers.md 5.1. How many numbers: with
+256 or 64 answers are put in order as well as with 128, to three digits; what a guess costs beside
+other work is the memory it walks through.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from engine.learning.grams import NUM_GRAMS, Grams
 
 Floats = npt.NDArray[np.float32]
 
-DIMENSIONS = 256
+DIMENSIONS = 128
 MOST_NEAR = 8
 SHARPNESS = 0.05  # weights are exp(cosine / SHARPNESS)
 SIMILAR = 0.35  # cosine of folded grams from which a finished request counts as similar

@@ -18,6 +18,7 @@ from engine.core.clock import Clock, MonotonicClock
 from engine.core.request import LengthEstimate
 from engine.learning import state
 from engine.learning.background import BackgroundLearner
+from engine.learning.blas import use_one_thread
 from engine.learning.learner import Learner
 from engine.learning.question import Question
 from engine.learning.rows import StateError
@@ -87,6 +88,7 @@ class LearnedPredictor:
     def start(self) -> None:
         """Begin to learn in the background; nothing to do for one that learns at once."""
         if self._background is not None:
+            use_one_thread()
             self._background.start()
 
     def close(self) -> None:
