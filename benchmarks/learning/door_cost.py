@@ -38,6 +38,7 @@ CLOCK = MonotonicClock()
 ON = {"learn": True, "admission": "hard"}  # hard: everybody is forecast, not free tiers alone
 OFF = {"learn": False, "admission": "off"}
 MEAN_TOKENS = 8.0
+MOST_IDLE_NS = 2 * NS_PER_S
 PACKAGES = ("numpy", "xgboost-cpu", "fastapi", "starlette", "uvicorn", "uvloop")
 
 
@@ -75,7 +76,7 @@ class Client:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._free: list[Connection] = []
+        self._free: list[tuple[Connection, int]] = []  # and since when nobody has used it
         self._door = psutil.Process(target.pid)
 
     async def run(self, bodies: Sequence[dict[str, Any]], moments_s: Sequence[float]) -> Round:
@@ -92,21 +93,27 @@ class Client:
         return Round(good, len(times) - len(good), self._cpu_s() - before)
 
     async def _ask(self, body: dict[str, Any]) -> int | None:
-        if self._free:
-            connection = self._free.pop()
-        else:
-            connection = Connection(self._target)
-            await connection.open()
+        connection = await self._connection()
         seen = await connection.ask(body)
-        self._free.append(connection)
+        self._free.append((connection, CLOCK.now_ns()))
         return seen.tokens_ns[0] - seen.sent_ns if seen.done and seen.tokens_ns else None
+
+    async def _connection(self) -> Connection:
+        """Return one that was used lately: the door closes those that are idle for long."""
+        if self._free and CLOCK.now_ns() - self._free[-1][1] < MOST_IDLE_NS:
+            return self._free.pop()[0]
+        await self.close()
+        connection = Connection(self._target)
+        await connection.open()
+        return connection
 
     def _cpu_s(self) -> float:
         times = self._door.cpu_times()
         return times.user + times.system
 
     async def close(self) -> None:
-        for connection in self._free:
+        free, self._free = self._free, []
+        for connection, _ in free:
             await connection.close()
 
 
