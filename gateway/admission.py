@@ -2,8 +2,13 @@
 
 It counts the requests that were let in and have no token yet, and their prompt tokens; a request
 leaves the count with its first token or its end. There is no await between reading a bound and
-taking a place (law L51). It knows tiers as bounds and names, and nothing of HTTP bodies, engines or
-forecasts (gateway/gate.py asks both).
+taking a place (law L51). It knows tiers as bounds and names, tenants as ids, and nothing of HTTP
+bodies, engines or forecasts (gateway/gate.py asks both).
+
+No tenant may fill the queue: one that has something waiting may have `tenant_factor` times
+what it leaves free. One alone has nearly all of it, two have half each, and who comes with nothing
+waiting finds room, however many crowd in (after Choudhury and Hahne, "Dynamic queue length
+thresholds for shared-memory packet switches", 1998).
 """
 
 from __future__ import annotations
@@ -23,24 +28,37 @@ DRAINING_HINT_MS = 1000  # another replica may take it at once
 class Reservation:
     """The places of one HTTP request: one per engine request. Giving back twice is harmless."""
 
-    __slots__ = ("_admission", "_waiting", "tier")
+    __slots__ = ("_admission", "_waiting", "tenant", "tier")
 
-    def __init__(self, admission: Admission, tier: str, prompt_tokens: Sequence[int]) -> None:
+    def __init__(
+        self, admission: Admission, tier: str, tenant: str, prompt_tokens: Sequence[int]
+    ) -> None:
         self._admission = admission
         self._waiting = dict(enumerate(prompt_tokens))
         self.tier = tier
+        self.tenant = tenant
 
     def first_token(self, index: int) -> None:
         """Request `index` has its first token: it waits no longer."""
         tokens = self._waiting.pop(index, None)
         if tokens is not None:
-            self._admission.leave(self.tier, tokens, served=True)
+            self._admission.leave(self, tokens, served=True)
 
     def release(self) -> None:
         """Give back whatever is still held: refusal, failure, disconnect, or the end."""
         while self._waiting:
             _, tokens = self._waiting.popitem()
-            self._admission.leave(self.tier, tokens, served=False)
+            self._admission.leave(self, tokens, served=False)
+
+
+class TenantQueue:
+    """What one tenant has waiting."""
+
+    __slots__ = ("requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.tokens = 0
 
 
 class Admission:
@@ -56,12 +74,15 @@ class Admission:
         *,
         max_queue: int,
         max_queue_prompt_tokens: int,
+        tenant_factor: float = 8.0,
         place: Place = ALONE,
     ) -> None:
         self._clock = clock
         self._place = place
         self._max_queue = place.share_of(max_queue)
         self._max_prompt_tokens = place.share_of(max_queue_prompt_tokens)
+        self._tenant_factor = tenant_factor
+        self._tenants: dict[str, TenantQueue] = {}
         self._waiting: Counter[str] = Counter()
         self._waiting_tokens = 0
         self._rates: dict[str, DrainRate] = {}
@@ -86,14 +107,18 @@ class Admission:
         """Return the waiting requests of each tier seen so far."""
         return dict(self._waiting)
 
-    def admit(self, tier: TierRecord, prompt_tokens: Sequence[int]) -> Reservation:
+    def admit(self, tier: TierRecord, tenant: str, prompt_tokens: Sequence[int]) -> Reservation:
         """Take one place per entry of `prompt_tokens`, all or none; raises `ApiError`."""
-        self.check(tier, prompt_tokens)
+        self.check(tier, tenant, prompt_tokens)
+        tokens = sum(prompt_tokens)
         self._waiting[tier.name] += len(prompt_tokens)
-        self._waiting_tokens += sum(prompt_tokens)
-        return Reservation(self, tier.name, prompt_tokens)
+        self._waiting_tokens += tokens
+        own = self._tenants.setdefault(tenant, TenantQueue())
+        own.requests += len(prompt_tokens)
+        own.tokens += tokens
+        return Reservation(self, tier.name, tenant, prompt_tokens)
 
-    def check(self, tier: TierRecord, prompt_tokens: Sequence[int]) -> None:
+    def check(self, tier: TierRecord, tenant: str, prompt_tokens: Sequence[int]) -> None:
         """Raise what `admit` would raise now, and take nothing."""
         self.check_open()
         wanted, tokens = len(prompt_tokens), sum(prompt_tokens)
@@ -105,6 +130,13 @@ class Admission:
         most = None if tier.max_queue is None else self._place.share_of(tier.max_queue)
         if most is not None and self._waiting[tier.name] + wanted > most:
             raise self._refusal(Problem.TIER_FULL, tier.name, "The queue of your tier is full.")
+        own = self._tenants.get(tenant)
+        if own is not None and (
+            own.requests + wanted > self._tenant_factor * (self._max_queue - self.waiting - wanted)
+            or own.tokens + tokens
+            > self._tenant_factor * (self._max_prompt_tokens - self._waiting_tokens - tokens)
+        ):
+            raise self._refusal(Problem.SATURATED, tier.name, "Your share of the queue is full.")
 
     def check_open(self) -> None:
         """Raise the refusal of a gateway that is shutting down."""
@@ -115,10 +147,16 @@ class Admission:
                 retry_after_ms=DRAINING_HINT_MS,
             )
 
-    def leave(self, tier: str, prompt_tokens: int, *, served: bool) -> None:
+    def leave(self, place: Reservation, prompt_tokens: int, *, served: bool) -> None:
         """One place becomes free; called by `Reservation` only."""
+        tier = place.tier
         self._waiting[tier] -= 1
         self._waiting_tokens -= prompt_tokens
+        own = self._tenants[place.tenant]
+        own.requests -= 1
+        own.tokens -= prompt_tokens
+        if not own.requests:
+            del self._tenants[place.tenant]
         assert self._waiting[tier] >= 0, f"tier {tier}: more left than came"
         assert self._waiting_tokens >= 0
         if served:

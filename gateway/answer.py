@@ -9,7 +9,7 @@ the client is told. Both abort in the engine; the last events then wake whoever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TypeAlias
 
@@ -23,6 +23,7 @@ from gateway.completion import Delta, Usage
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.gate import Gate, Pass
 from gateway.lengths import Lengths
+from gateway.limit_desk import NO_HEADERS, Held, LimitDesk
 from gateway.metering import Meter
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
@@ -45,6 +46,7 @@ class Answer:
         gate: Gate,
         meter: Meter,
         lengths: Lengths,
+        desk: LimitDesk,
     ) -> None:
         self.plan = plan
         self._codec = codec
@@ -52,6 +54,8 @@ class Answer:
         self._gate = gate
         self._meter = meter
         self._lengths = lengths
+        self._desk = desk
+        self._held: Held | None = None
         self._pass: Pass | None = None
         self.choices: list[Choice] = []
         self.client_left = False
@@ -62,33 +66,53 @@ class Answer:
         self.drop_connection: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None  # called when it is ended from outside
 
-    def open(self) -> None:
-        """Take places in the queue, then seats in the engine: all or none; raises ApiError.
+    async def open(self) -> None:
+        """Take from the limits, then places in the queue, then seats: all or none; raises ApiError.
 
         The plan is from then on as it is served, which may be in a lower tier than asked for.
         """
-        if self.plan.sampling.max_tokens == 0:
-            self.choices = [self._choice(index) for index in range(self.plan.num_choices)]
-            return
+        wants_nothing = self.plan.sampling.max_tokens == 0
+        is_open = False
         try:
-            self._take_places()
-        except ApiError:
-            self._lengths.forget(self.plan)
-            raise
+            if allowances := self._desk.allowances(self.plan):
+                self._held = await self._desk.reserve(self.plan, allowances)
+                if self.cut_by is not None:  # while the store of limits was asked
+                    raise self.cut_by
+            if wants_nothing:
+                self.choices = [self._choice(index) for index in range(self.plan.num_choices)]
+            else:
+                self._take_places()
+            is_open = True
+        finally:
+            if not is_open:
+                self._lengths.forget(self.plan)
+            if self._held is not None:
+                self._held.seal(is_served=is_open and wants_nothing)
+
+    @property
+    def limit_headers(self) -> Mapping[str, str]:
+        """What the client is told of its limits; nothing where it has none."""
+        return NO_HEADERS if self._held is None else self._held.headers
 
     def _take_places(self) -> None:
         if not self._engine.ready:
             raise engine_unavailable()
         self._pass = self._gate.enter(self.plan)
-        plan = self.plan = self._pass.plan
+        plan, held = self._pass.plan, self._held
+        self.plan = plan
         for index in range(plan.num_choices):
             choice = self._choice(index)
-            self._meter.open(choice.request_id, plan.usage_context(index, choice.stopwatch))
+            context = plan.usage_context(
+                index, choice.stopwatch, None if held is None else held.ended
+            )
+            self._meter.open(choice.request_id, context)
             try:
                 choice.stream = self._engine.submit(plan.order(index))
             except (EngineUnavailable, RequestRefused):
                 self._meter.forget(choice.request_id)
                 raise engine_unavailable() from None
+            if held is not None:
+                held.began()
             self.choices.append(choice)
 
     @property
@@ -244,13 +268,25 @@ class Answer:
             if choice.stream is not None and choice.stats is None:
                 self._engine.abort(choice.request_id)
 
+    def done(self) -> None:
+        """All is said but the last byte: who reads that finds limits settled; cannot be ended now.
+
+        Of other answers the meter knows already, since it hears of them as soon as anybody.
+        """
+        self.is_done = True
+        if self.plan.is_paced:
+            self._settle()
+
     def close(self) -> None:
         """Give back every seat and place; the one way out, whatever happened."""
         self.is_done = True
         self._abort()
         if self.plan.is_paced:
-            for choice in self.choices:
-                self._meter.settle(choice.request_id, client_left=self.client_left)
+            self._settle()
+
+    def _settle(self) -> None:
+        for choice in self.choices:
+            self._meter.settle(choice.request_id, client_left=self.client_left)
 
 
 def _next(choice: Choice) -> asyncio.Task[list[TokenEvent]]:

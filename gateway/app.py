@@ -37,6 +37,11 @@ from gateway.gate import Gate
 from gateway.gauges import observe
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths, make_predictor
+from gateway.limit_desk import LimitDesk, tell_alert
+from gateway.limits.allowances import LedgerSpent
+from gateway.limits.limiter import Limiter
+from gateway.limits.memory_store import MemoryStore
+from gateway.limits.redis_store import RedisStore, connect
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
@@ -46,6 +51,9 @@ from gateway.settings import Settings
 from gateway.spool import Spool
 from gateway.telemetry import Telemetry
 from gateway.text import load_codec
+from gateway.workers.answers import answerers
+from gateway.workers.peers import Peers
+from gateway.workers.place import ALONE, Place
 from tenants.errors import LedgerError
 from tenants.listener import ChangeListener
 from tenants.values import TierRecord
@@ -53,11 +61,10 @@ from tenants.values import TierRecord
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.25
-from gateway.workers.answers import answerers
-from gateway.workers.peers import Peers
-from gateway.workers.place import ALONE, Place
 LAST_USED_S = 10.0
 FLUSH_LIMIT_S = 10.0
+LEFTOVERS_S = 10.0
+SETTLE_LIMIT_S = 2.0  # of what is left, the store knows in time: it takes it in full
 EngineFailed = Callable[[EngineError], None]
 
 
@@ -65,8 +72,6 @@ def create_app(
     settings: Settings,
     engine: EngineClient,
     ledger: Ledger,
-LEFTOVERS_S = 10.0
-SETTLE_LIMIT_S = 2.0  # of what is left, the store knows in time: it takes it in full
     tiers: Sequence[TierRecord],
     *,
     admin_token: str | None = None,
@@ -74,21 +79,21 @@ SETTLE_LIMIT_S = 2.0  # of what is left, the store knows in time: it takes it in
     load: LoadCodec = load_codec,
     stall_s: float = STALL_S,
     on_engine_failed: EngineFailed | None = None,
+    place: Place = ALONE,
 ) -> FastAPI:
     """Return the gateway as an ASGI application; inside an event loop.
 
     `tiers` are those of the ledger at start-up. `on_engine_failed` hears when the engine cannot be
     started at all. `place` is this process's among the workers.
     """
+    clock = clock or MonotonicClock()
     services = build_services(
-    place: Place = ALONE,
         settings, engine, ledger, tiers, admin_token, clock, load, stall_s, place
     )
     app = FastAPI(
         title="Tiergate",
         lifespan=_lifespan(services, on_engine_failed),
         docs_url=None,
-    clock = clock or MonotonicClock()
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -111,6 +116,7 @@ def build_services(
     clock: Clock,
     load: LoadCodec,
     stall_s: float,
+    place: Place = ALONE,
 ) -> Services:
     """Return all parts, wired to each other; nothing runs yet."""
     telemetry = Telemetry(tiers)
@@ -122,7 +128,6 @@ def build_services(
     )
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
-    place: Place = ALONE,
     folder = settings.data_dir / "learning"
     make = partial(make_predictor, folder, settings.learn_scope, keeps=place.index == 0)
     lengths = Lengths(make if settings.learn else None)
@@ -134,9 +139,12 @@ def build_services(
         clock,
         max_queue=settings.max_queue,
         max_queue_prompt_tokens=settings.max_queue_prompt_tokens,
+        tenant_factor=settings.tenant_queue_factor,
+        place=place,
     )
     rules = AdmissionRules(Mode(settings.admission), settings.admission_factor)
     forecasts = Forecasts(engine, Gatekeeper(rules))
+    gate = Gate(clock, admission, forecasts, rules, lambda: table.current)
     if rules.mode is not Mode.OFF:
         engine.add_step_listener(forecasts.on_step)
     services = Services(
@@ -145,7 +153,6 @@ def build_services(
         ledger=ledger,
         tiers=table,
         host=ModelHost(engine, load, clock, lengths, settings.aliases),
-        place=place,
         auth=Authenticator(
             ledger.repository,
             clock,
@@ -154,19 +161,29 @@ def build_services(
             size=settings.key_cache_size,
         ),
         admission=admission,
-        gate=Gate(clock, admission, forecasts, rules, lambda: table.current),
+        gate=gate,
         lengths=lengths,
+        desk=LimitDesk(make_limiter(settings, ledger, clock, place.count), gate.lower_tiers),
         meter=meter,
         telemetry=telemetry,
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
         watch=watch,
         journal=Journal(),
         background=Background(),
+        peers=Peers(place),
         admin_token=admin_token,
     )
     observe(services)
     observe_forecasts(services)
     return services
+
+
+def make_limiter(settings: Settings, ledger: Ledger, clock: Clock, workers: int = 1) -> Limiter:
+    """Return the limiter over Redis where one is set, else over this process's memory."""
+    url = settings.redis_url
+    store = MemoryStore() if url is None else RedisStore(connect(url.get_secret_value()))
+    spent = LedgerSpent(ledger.database)
+    return Limiter(store, clock, workers=workers, spent=spent, on_alert=tell_alert)
 
 
 def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[FastAPI]:
@@ -175,11 +192,13 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
         background = services.background
         background.every("sweep", SWEEP_S, _sweep(services))
         background.start("keys", _follow_keys(services))
-        peers=Peers(place),
         listener = ChangeListener(services.ledger.database, services.auth.hear)
         background.start("key-notices", listener.run())
+        background.start("limits", services.desk.limiter.run())
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
+        if services.peers.place.count > 1:
+            background.every("leftovers", LEFTOVERS_S, services.meter.look_for_leftovers)
         background.start("engine", _start_engine(services, on_failed))
         try:
             async with services.peers.answering(answerers(services)):
@@ -190,11 +209,22 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
             services.meter.close()
             # A writer that a dead database holds is cancelled below, and then writes to disk.
             await asyncio.wait([writer], timeout=FLUSH_LIMIT_S)
+            if not await services.desk.limiter.flush(SETTLE_LIMIT_S):
+                logger.warning("not all reservations of limits could be given back")
             await services.auth.write_last_used()
             await background.stop()
+            await services.meter.release()
             await asyncio.to_thread(services.telemetry.close)
 
     return lifespan
+
+
+def spool_name(place: Place) -> str:
+    """Return the name of this process's own spool; empty for one that is alone.
+
+    It is new with every process: whoever hands in what a dead one has left is in nobody's way.
+    """
+    return f"worker-{place.index}-{secrets.token_hex(4)}" if place.count > 1 else ""
 
 
 async def _start_engine(services: Services, on_failed: EngineFailed | None) -> None:
@@ -202,8 +232,6 @@ async def _start_engine(services: Services, on_failed: EngineFailed | None) -> N
         await services.host.start()
     except EngineError as error:
         if on_failed is None:
-        if services.peers.place.count > 1:
-            background.every("leftovers", LEFTOVERS_S, services.meter.look_for_leftovers)
             raise
         on_failed(error)
 
@@ -217,20 +245,11 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
     return sweep
 
 
-            await services.meter.release()
 async def _follow_keys(services: Services) -> None:
     poll = _poll_keys(services)
     while True:
         await poll()
         await services.auth.wait_for_change(services.settings.key_poll_s)
-def spool_name(place: Place) -> str:
-    """Return the name of this process's own spool; empty for one that is alone.
-
-    It is new with every process: whoever hands in what a dead one has left is in nobody's way.
-    """
-    return f"worker-{place.index}-{secrets.token_hex(4)}" if place.count > 1 else ""
-
-
 
 
 def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -57,6 +57,10 @@ class Problem(Enum):
         413, "invalid_request_error", "request_too_large", "invalid_request"
     )
     RATE_LIMITED = ProblemSpec(429, "rate_limit_error", "rate_limit_exceeded", "rate_limited")
+    # Type and code as the OpenAI API has them: clients tell a spent budget from a rate by the code.
+    INSUFFICIENT_QUOTA = ProblemSpec(
+        429, "insufficient_quota", "insufficient_quota", "insufficient_quota"
+    )
     INTERNAL = ProblemSpec(500, "server_error", "internal_error", "_OTHER")
     ENGINE_FAILED = ProblemSpec(500, "server_error", "engine_error", "engine_error")
     ENGINE_UNAVAILABLE = ProblemSpec(
@@ -64,6 +68,9 @@ class Problem(Enum):
     )
     LEDGER_UNAVAILABLE = ProblemSpec(
         503, "server_error", "key_check_unavailable", "ledger_unavailable"
+    )
+    LIMITS_UNAVAILABLE = ProblemSpec(
+        503, "server_error", "limit_check_unavailable", "limits_unavailable"
     )
     SATURATED = ProblemSpec(503, "overloaded_error", "queue_full", "saturated", "saturated")
     TIER_FULL = ProblemSpec(503, "overloaded_error", "queue_full", "saturated", "tier-capacity")
@@ -80,7 +87,7 @@ class ApiError(Exception):
     """One refusal or failure, ready to be told to the caller.
 
     `retry_after_ms` becomes `retry-after` and `retry-after-ms`, bounded to two minutes; None gives
-    no hint.
+    no hint. Of a header that is named in `headers` as well, that one is sent.
     """
 
     def __init__(
@@ -119,11 +126,12 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """Return the error as a response of its own."""
-        headers = {"cache-control": "no-store", **self.headers}
-        if self.spec.reason is not None:
-            headers[REASON_HEADER] = self.spec.reason
+        headers = {"cache-control": "no-store"}
         if self.retry_after_ms is not None:
             headers.update(retry_headers(self.retry_after_ms))
+        headers.update(self.headers)
+        if self.spec.reason is not None:
+            headers[REASON_HEADER] = self.spec.reason
         return Response(
             orjson.dumps(self.body()), self.spec.status, headers, media_type="application/json"
         )

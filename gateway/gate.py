@@ -76,7 +76,9 @@ class Gate:
             if refusal.problem is not Problem.DRAINING and refusal.retry_after_ms is not None:
                 self.hints.give(key_id, tier, refusal.retry_after_ms, now_ns)
             raise
-        reservation = self._admission.admit(served.tier, lengths_of(served))
+        reservation = self._admission.admit(
+            served.tier, served.principal.tenant.id, lengths_of(served)
+        )
         if self._rules.mode is not Mode.OFF:
             self.forecasts.took(served, verdict, now_ns)
         if came_back:
@@ -86,6 +88,22 @@ class Gate:
     def hint_ms(self, tier: str) -> int:
         """Return when whoever the engine itself refused should come back."""
         return self._admission.hint_ms(tier)
+
+    def lower_tiers(self, plan: Plan) -> list[TierRecord]:
+        """Return the tiers that a plan may be served in other than its own, the next one first.
+
+        Those behind it in rank that may give so long an answer, where the plan's tier downgrades.
+        """
+        if plan.tier.on_overload is not Overload.DOWNGRADE:
+            return []
+        most = plan.sampling.max_tokens
+        behind = [
+            tier
+            for tier in self._tiers()
+            if tier.rank > plan.tier.rank
+            and (tier.max_output_tokens is None or most <= tier.max_output_tokens)
+        ]
+        return sorted(behind, key=lambda tier: (tier.rank, tier.name))
 
     def _choose(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict]:
         """Return the plan as it can be served, and the verdict; raises the refusal of its tier."""
@@ -104,20 +122,8 @@ class Gate:
         return found
 
     def _lower(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict] | None:
-        """Return the plan as the next lower tier can serve it, where the plan's tier allows that.
-
-        Lower are those behind it in rank that may give so long an answer, the next one first.
-        """
-        if plan.tier.on_overload is not Overload.DOWNGRADE:
-            return None
-        most = plan.sampling.max_tokens
-        behind = [
-            tier
-            for tier in self._tiers()
-            if tier.rank > plan.tier.rank
-            and (tier.max_output_tokens is None or most <= tier.max_output_tokens)
-        ]
-        for tier in sorted(behind, key=lambda tier: (tier.rank, tier.name)):
+        """Return the plan as the next lower tier can serve it, if the plan's tier allows that."""
+        for tier in self.lower_tiers(plan):
             lower = plan.served_in(tier)
             verdict, refusal = self._look(lower, now_ns)
             if refusal is None:
@@ -131,7 +137,7 @@ class Gate:
     def _look(self, plan: Plan, now_ns: int) -> tuple[Verdict, ApiError | None]:
         """Return what is to be expected in the plan's tier, and why it is not let in there."""
         try:
-            self._admission.check(plan.tier, lengths_of(plan))
+            self._admission.check(plan.tier, plan.principal.tenant.id, lengths_of(plan))
         except ApiError as refusal:
             if refusal.problem is not Problem.DRAINING and self._rules.mode is not Mode.OFF:
                 hint_ms = self.forecasts.retry_after_ms(plan, now_ns) or 0

@@ -1,4 +1,4 @@
-"""Says where each gauge is read: queues, engine, memory, the writer of usage; it keeps nothing.
+"""Says where each gauge is read: queues, limits, engine, memory, usage; it keeps nothing.
 
 Readers run in the thread that answers `/metrics`, so they only look at immutable values and sizes.
 """
@@ -9,11 +9,14 @@ from collections.abc import Callable
 
 from engine.core.stats import Snapshot
 from gateway import metric_names as names
+from gateway.limits.breaker import BreakerState
+from gateway.limits.limiter import LimiterState
+from gateway.limits.rules import Dimension
 from gateway.services import Services
 
 
 def observe(services: Services) -> None:
-    """Register what is read, not counted: queues, engine, memory, the writer of usage."""
+    """Register what is read, not counted: queues, limits, engine, memory, usage."""
     telemetry, admission = services.telemetry, services.admission
     engine, meter = services.host.engine, services.meter
 
@@ -57,6 +60,7 @@ def observe(services: Services) -> None:
         now = engine.snapshot
         return [] if now is None else [(now.preemptions_total, {})]
 
+    observe_limits(services)
     observe_parking(services)
     observe_latency(services)
     telemetry.observe(names.QUEUE_DEPTH, depth)
@@ -70,6 +74,43 @@ def observe(services: Services) -> None:
     telemetry.observe(names.USAGE_RECORDS, usage, monotonic=True)
     telemetry.observe(names.USAGE_BACKLOG, backlog)
     telemetry.observe_as_vllm(as_vllm)
+
+
+def observe_limits(services: Services) -> None:
+    """Register the limiter: its store, what it let in and refused, what it still has to tell."""
+    telemetry, limiter = services.telemetry, services.desk.limiter
+
+    def reservations() -> list[tuple[float, dict[str, str]]]:
+        s = limiter.state
+        counts = {
+            "granted": s.granted,
+            "granted_locally": s.granted_locally,
+            "refused_away": s.refused_away,
+        }
+        return [(count, {names.STATE: state}) for state, count in counts.items()]
+
+    def refusals() -> list[tuple[float, dict[str, str]]]:
+        denied = limiter.state.denied
+        return [(denied.get(d, 0), {names.LIMIT: d.value}) for d in Dimension]
+
+    def one(
+        read: Callable[[LimiterState], int],
+    ) -> Callable[[], list[tuple[float, dict[str, str]]]]:
+        return lambda: [(read(limiter.state), {})]
+
+    telemetry.observe(names.LIMITS_STORE_UP, one(lambda s: s.state == BreakerState.CLOSED))
+    telemetry.observe(names.LIMITS_OPEN, one(lambda s: s.open_holds))
+    telemetry.observe(names.LIMITS_OWED, one(lambda s: s.owed))
+    telemetry.observe(names.LIMITS_RESERVATIONS, reservations, monotonic=True)
+    telemetry.observe(names.LIMITS_REFUSALS, refusals, monotonic=True)
+    for name, read in (
+        (names.LIMITS_OUTAGES, lambda s: s.opened),
+        (names.LIMITS_ADOPTED, lambda s: s.adopted),
+        (names.LIMITS_CHARGED, lambda s: s.charged),
+        (names.LIMITS_LOST, lambda s: s.lost),
+        (names.LIMITS_ALERTS, lambda s: s.alerts),
+    ):
+        telemetry.observe(name, one(read), monotonic=True)
 
 
 def observe_parking(services: Services) -> None:

@@ -34,6 +34,8 @@ from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
 
 logger = logging.getLogger(__name__)
 
+OnEnd = Callable[[UsageRecord | None], None]
+
 BATCH = 500
 RETRY_MAX_S = 5.0
 # A request is good for TBT when at most one gap in a hundred was late (its own p99 gap).
@@ -46,7 +48,8 @@ class UsageContext:
 
     `bills_prompt` is False for further choices of a prompt that another choice pays for. `paced`
     is True where the door holds tokens back, and says by `Meter.settle` when it has ended. `tier`
-    is the one served, with its prices; without it the request costs nothing.
+    is the one served, with its prices; without it the request costs nothing. `on_end` hears at
+    once, when the request is over, what is billed for it: None where nothing is.
     """
 
     tenant_id: str
@@ -61,6 +64,7 @@ class UsageContext:
     paced: bool = False
     organisation_id: str = DEFAULT_ORGANISATION_ID
     tier: TierRecord | None = None
+    on_end: OnEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,8 @@ class Meter:
 
     def _take_in(self, stats: RequestStats, context: UsageContext) -> None:
         del self._open[stats.request_id]
+        if context.on_end is not None:
+            context.on_end(usage_row(stats, context))
         if len(self._buffer) >= self._max_buffer:
             self._lose(1, "the buffer is full")
             return
@@ -256,12 +262,6 @@ class Meter:
         self._closing = True
         self._wake.set()
 
-    async def _flush(self) -> bool:
-        """Write what is buffered, then what is on disk; False while the ledger is away."""
-        while True:
-            rows = self._take()
-            if not rows and not self._may_have_spooled and self._database_ok:
-                return True
     async def look_for_leftovers(self) -> None:
         """See with the next flush whether another process has died and left records on disk."""
         self._may_have_spooled = True
@@ -270,6 +270,12 @@ class Meter:
         """Let go of the disk, after `run` has ended; what still waits there is another's to do."""
         await asyncio.to_thread(self._spool.close)
 
+    async def _flush(self) -> bool:
+        """Write what is buffered, then what is on disk; False while the ledger is away."""
+        while True:
+            rows = self._take()
+            if not rows and not self._may_have_spooled and self._database_ok:
+                return True
             try:
                 written = await self._write(rows)
             except asyncio.CancelledError:

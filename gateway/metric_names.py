@@ -23,6 +23,7 @@ MODEL = "gen_ai.request.model"
 ERROR_TYPE = "error.type"
 STATE = "tiergate.state"
 QUANTILE = "tiergate.quantile"
+LIMIT = "tiergate.limit"
 
 # values
 PROVIDER_VALUE = "tiergate"
@@ -85,6 +86,16 @@ LENGTH_MODELS = "tiergate.lengths.models"
 LENGTH_LEARNED = "tiergate.lengths.learned"
 LENGTH_FITS = "tiergate.lengths.fits"
 LENGTH_DRIFTS = "tiergate.lengths.drifts"
+LIMITS_STORE_UP = "tiergate.limits.store_up"
+LIMITS_OUTAGES = "tiergate.limits.outages"
+LIMITS_RESERVATIONS = "tiergate.limits.reservations"  # granted, granted_locally, refused_away
+LIMITS_REFUSALS = "tiergate.limits.refusals"  # by tiergate.limit: what was used up
+LIMITS_OPEN = "tiergate.limits.open"
+LIMITS_OWED = "tiergate.limits.owed"
+LIMITS_ADOPTED = "tiergate.limits.adopted"
+LIMITS_CHARGED = "tiergate.limits.charged"
+LIMITS_LOST = "tiergate.limits.lost"
+LIMITS_ALERTS = "tiergate.limits.alerts"
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
 
@@ -157,6 +168,17 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LENGTH_LEARNED: "Answers learned from.",
         LENGTH_FITS: "Fits of models of answer lengths that succeeded.",
         LENGTH_DRIFTS: "Changes of traffic that made predictions of length begin anew.",
+        LIMITS_STORE_UP: "1 while the store of limits answers.",
+        LIMITS_OUTAGES: "Times the store of limits was given up.",
+        LIMITS_RESERVATIONS: "Requests with limits: granted, granted while the store was away out"
+        " of this worker's share, refused because it was away.",
+        LIMITS_REFUSALS: "Requests refused by a limit, by the kind of limit.",
+        LIMITS_OPEN: "Reservations of requests that are not over.",
+        LIMITS_OWED: "Settlements that the store of limits has not confirmed.",
+        LIMITS_ADOPTED: "Requests that the store heard of after it had been away.",
+        LIMITS_CHARGED: "Settlements of requests that the store had lost.",
+        LIMITS_LOST: "Settlements that the store was never told of: it takes them in full.",
+        LIMITS_ALERTS: "Budgets that reached the share to warn of.",
         USAGE_RECORDS: "Usage records by what became of them.",
         USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
     }

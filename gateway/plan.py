@@ -12,10 +12,11 @@ from datetime import datetime
 from engine.core.request import LengthEstimate, RequestOrder, SamplingParams, Slo
 from engine.learning.question import Question
 from gateway.completion import Heading, Shape
-from gateway.metering import UsageContext
+from gateway.metering import OnEnd, UsageContext
 from gateway.principal import Principal, service_tier_name, slo_of
 from gateway.stopwatch import Stopwatch
 from gateway.tools import ToolUse
+from gateway.wishes import NO_WISHES, Wishes
 from tenants.values import TierRecord
 
 _SEED_MASK = 2**63 - 1
@@ -28,6 +29,7 @@ class Plan:
     `prompts` are token ids; each has `choices_per_prompt` answers, and choice k belongs to prompt
     k // choices_per_prompt. `echoes` are the prompts' texts where they are to be repeated.
     `questions` are what the prompts ask, until `estimates` of their answers' lengths are made.
+    `slo` is the tier's promise, loosened where the client's `wishes` are content with less.
     """
 
     principal: Principal
@@ -48,6 +50,7 @@ class Plan:
     previous_outputs: tuple[int, ...] = ()
     estimates: tuple[LengthEstimate, ...] = ()
     tools: ToolUse | None = None
+    wishes: Wishes = NO_WISHES
 
     @property
     def num_choices(self) -> int:
@@ -84,8 +87,19 @@ class Plan:
     def served_in(self, tier: TierRecord) -> Plan:
         """Return the same request as another tier's, by that tier's promise and price."""
         heading = dataclasses.replace(self.heading, service_tier=service_tier_name(tier))
-        slo = slo_of(tier, stream=self.stream)
+        slo = self._promise(tier, self.wishes)
         return dataclasses.replace(self, tier=tier, slo=slo, heading=heading)
+
+    def eased(self, wishes: Wishes) -> Plan:
+        """Return the same request of a client that is content with less, or with as much."""
+        if wishes == NO_WISHES:
+            return self
+        every = self.wishes.and_also(wishes)
+        return dataclasses.replace(self, wishes=every, slo=self._promise(self.tier, every))
+
+    def _promise(self, tier: TierRecord, wishes: Wishes) -> Slo:
+        slo = slo_of(tier, stream=self.stream)
+        return slo if wishes == NO_WISHES else wishes.ease(slo, max(map(len, self.prompts)))
 
     def engine_id(self, index: int) -> str:
         """Return the id of a choice's engine request, which is also that of its usage row."""
@@ -102,14 +116,16 @@ class Plan:
             tenant=self.principal.tenant.id,
             tier=self.tier.name,
             cache_salt=self.principal.salt,
-            weight=self.tier.weight,
+            weight=self.wishes.ease_weight(self.tier.weight),
             slo=self.slo,
             previous_outputs=self.previous_outputs,
             estimate=self.estimate_of(index),
         )
 
-    def usage_context(self, index: int, stopwatch: Stopwatch) -> UsageContext:
-        """Return what the meter must know of a choice."""
+    def usage_context(
+        self, index: int, stopwatch: Stopwatch, on_end: OnEnd | None = None
+    ) -> UsageContext:
+        """Return what the meter must know of a choice, and who hears what is billed for it."""
         return UsageContext(
             tenant_id=self.principal.tenant.id,
             key_id=self.principal.key_id,
@@ -123,4 +139,5 @@ class Plan:
             paced=self.is_paced,
             organisation_id=self.principal.organisation_id,
             tier=self.tier,
+            on_end=on_end,
         )

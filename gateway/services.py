@@ -23,14 +23,15 @@ from gateway.engine_watch import EngineWatch
 from gateway.gate import Gate
 from gateway.ledger import Ledger
 from gateway.lengths import Lengths
+from gateway.limit_desk import LimitDesk
 from gateway.live import LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.text import TextCodec
-from tenants.values import TierRecord
 from gateway.workers.peers import Peers
+from tenants.values import TierRecord
 
 LoadCodec = Callable[[str], Awaitable[TextCodec]]
 
@@ -128,6 +129,7 @@ class Services:
     admission: Admission
     gate: Gate
     lengths: Lengths
+    desk: LimitDesk
     meter: Meter
     telemetry: Telemetry
     live: LiveAnswers

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +23,7 @@ ENV_PREFIX = "TIERGATE_"
 # Far above all that makes sense, and small enough to be counted in bytes and nanoseconds.
 MOST_GIB = 2**20
 MOST_S = 30 * 24 * 3600
+_REDIS_URL = re.compile(r"(rediss?|unix)://.")
 
 
 class SettingsError(Exception):
@@ -118,6 +121,11 @@ class Settings(BaseSettings):
         le=1,
         description="How often the ledger is asked whether any key has changed.",
     )
+    redis_url: SecretStr | None = Field(
+        None,  # may hold a password
+        description="Redis or Valkey that counts limits for all workers: redis://, rediss:// or"
+        " unix://; unset: this process's memory.",
+    )
     usage_buffer: int = Field(
         100_000, ge=1, description="Most usage rows held in memory while the database is away."
     )
@@ -183,6 +191,12 @@ class Settings(BaseSettings):
     max_queue_prompt_tokens: int = Field(
         262_144, ge=1, description="Most prompt tokens that may wait for the engine."
     )
+    tenant_queue_factor: float = Field(
+        8.0,
+        gt=0,
+        le=1e6,
+        description="A tenant may have at most so many times as much waiting as is still free.",
+    )
 
     # what is known in advance
     admission: Literal["off", "shadow", "soft", "hard"] = Field(
@@ -226,6 +240,19 @@ class Settings(BaseSettings):
         # The database's URL is made of it, and there a question mark ends the path.
         if "?" in str(value):
             raise ValueError("the path may not contain a question mark")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            url = value.get_secret_value()
+            if not _REDIS_URL.match(url):
+                raise ValueError("must begin with redis://, rediss:// or unix://")
+            try:
+                _ = urlsplit(url).port
+            except ValueError:
+                raise ValueError("the port must be a number up to 65535") from None
         return value
 
     @field_validator("pepper")

@@ -65,7 +65,7 @@ class AnswerResponse(Response):
         state = scope.get("state", {})
         record = self._journal.arrived(self._plan, state.get("request_id", ""))
         try:
-            self._open(record)
+            await self._open(record)
             watcher = asyncio.create_task(self._watch(receive))
             if self._plan.stream:
                 await self._stream(send, state.get("send_body", send))
@@ -85,10 +85,10 @@ class AnswerResponse(Response):
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
 
-    def _open(self, record: DoorRecord) -> None:
+    async def _open(self, record: DoorRecord) -> None:
         asked = self._plan.tier.name
         try:
-            self._answer.open()
+            await self._answer.open()
         except ApiError as error:
             self._telemetry.admission(asked, error.spec.reason or error.spec.error_type)
             record.refused(error, self._clock.now_ns())
@@ -118,7 +118,7 @@ class AnswerResponse(Response):
             return
         finished = [choice.finished() for choice in answer.choices]
         body = orjson.dumps(plan.shape.body(plan.heading, finished, answer.usage()))
-        answer.is_done = True
+        answer.done()
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         await self._start(send, {**headers, "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -148,7 +148,7 @@ class AnswerResponse(Response):
                 raise
             self.outcome = error.spec.error_type
             last = script.failure(error, answer.usage())
-        answer.is_done = True
+        answer.done()
         await self._write(send_body, last, more=False)
 
     def _timing(self) -> str:
@@ -167,7 +167,8 @@ class AnswerResponse(Response):
     async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
         # Names are the operator's; one that a header cannot carry is quoted as in a URL.
         tier = quote(self._plan.tier.name, safe=" ")
-        every = {**headers, TIER_HEADER: tier, "server-timing": self._timing()}
+        limits = self._answer.limit_headers
+        every = {**headers, **limits, TIER_HEADER: tier, "server-timing": self._timing()}
         raw = [(k.encode(), v.encode()) for k, v in every.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from gateway.limits.breaker import BreakerState
 from gateway.routes.json_response import json_response
 from gateway.services import Services
-
 from gateway.workers.answers import all_metrics
+
 router = APIRouter()
 
 
@@ -49,6 +50,8 @@ def judge(services: Services) -> tuple[list[str], list[str]]:
         missing.append("usage spool is full")
     missing += [f"task {name} failed" for name in services.background.failed]
     degraded = [] if meter.database_ok else ["database"]
+    if services.desk.limiter.state.state != BreakerState.CLOSED:
+        degraded.append("limits")
     if meter.lost:
         degraded.append("usage records were lost")
     return missing, degraded

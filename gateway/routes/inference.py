@@ -1,7 +1,8 @@
 """`POST /v1/chat/completions` and `/v1/completions`: the verbs in their order, one function each.
 
-authenticate -> read -> encode -> guess the length -> (in the response) admit -> submit -> stream ->
-settle. Everything before the response holds nothing that would have to be given back.
+authenticate -> read -> encode -> guess the length -> (in the response) reserve limits -> admit ->
+submit -> stream -> settle. Everything before the response holds nothing that would have to be given
+back.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gateway.schemas import ChatBody, CompletionBody, InputModel, inlined_schema
 from gateway.services import Services
 from gateway.streaming import AnswerResponse
 from gateway.telemetry import AnswerRecord
+from gateway.wishes import read_wishes
 from tenants.values import Route, TierRecord
 
 router = APIRouter()
@@ -72,7 +74,9 @@ async def infer(request: Request, operation: str, route: Route, make_plan: MakeP
     try:
         principal = await authenticate(request, services, route)
         raw = await read(request, services)
+        wishes = read_wishes(request.scope["headers"])
         plan = await make_plan(raw, principal, services.tiers.current)
+        plan = plan.eased(wishes)
         plan = await services.lengths.guess(plan)
         # A body may be long under way, and a key revoked meanwhile: nothing watches it before its
         # answer is among the live ones. Answered from memory unless some key has changed.
@@ -170,6 +174,7 @@ def respond(request: Request, services: Services, plan: Plan) -> Response:
         services.gate,
         services.meter,
         services.lengths,
+        services.desk,
     )
     return AnswerResponse(
         answer, services.live, services.telemetry, services.journal, services.clock

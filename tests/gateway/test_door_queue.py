@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from pathlib import Path
 
@@ -28,14 +29,20 @@ def tier_of(name: str = "free", max_queue: int | None = None) -> TierRecord:
 
 
 def admission_of(
-    clock: VirtualClock | None = None, queue: int = 10, tokens: int = 10**6
+    clock: VirtualClock | None = None, queue: int = 10, tokens: int = 10**6, factor: float = 1e6
 ) -> Admission:
-    return Admission(clock or VirtualClock(), max_queue=queue, max_queue_prompt_tokens=tokens)
+    """An admission in which any tenant may fill the queue, unless told otherwise."""
+    return Admission(
+        clock or VirtualClock(),
+        max_queue=queue,
+        max_queue_prompt_tokens=tokens,
+        tenant_factor=factor,
+    )
 
 
 async def test_five_hundred_wait_and_the_next_is_refused_clearly(tmp_path: Path) -> None:
     """500 requests queue up, whatever comes then is refused at once, and all 500 are served."""
-    settings = {"max_queue": 500}
+    settings = {"max_queue": 501, "tenant_queue_factor": 1e6}
     async with open_door(tmp_path, settings=settings) as door:
         await raise_tier_queues(door)
         door.close_gate()
@@ -126,10 +133,10 @@ def test_hints_follow_the_drain_rate_in_steps() -> None:
     tier = tier_of()
     assert admission.hint_ms("free") == 2000
     for _ in range(39):
-        admission.admit(tier, [1])
+        admission.admit(tier, "t", [1])
     for _ in range(20):
         clock.advance_to(clock.now_ns() + NS_PER_S // 2)
-        admission.admit(tier, [1]).first_token(0)
+        admission.admit(tier, "t", [1]).first_token(0)
     hint = admission.hint_ms("free")
     assert hint == 20_000
     assert hint // 1000 in HINT_STEPS_S
@@ -143,9 +150,9 @@ def test_a_queue_that_is_rarely_full_does_not_look_slow() -> None:
     admission = admission_of(clock, queue=100)
     for _ in range(50):
         clock.advance_to(clock.now_ns() + NS_PER_S)
-        admission.admit(tier_of(), [1]).first_token(0)
+        admission.admit(tier_of(), "t", [1]).first_token(0)
     for _ in range(60):
-        admission.admit(tier_of(), [1])
+        admission.admit(tier_of(), "t", [1])
     assert admission.hint_ms("free") == 2000
 
 
@@ -154,7 +161,7 @@ def test_draining_refuses_with_its_own_reason() -> None:
     admission = admission_of()
     admission.draining = True
     with pytest.raises(ApiError) as refused:
-        admission.admit(tier_of(), [1])
+        admission.admit(tier_of(), "t", [1])
     assert refused.value.problem is Problem.DRAINING
     assert refused.value.response().headers["x-tiergate-reason"] == "draining"
 
@@ -162,7 +169,7 @@ def test_draining_refuses_with_its_own_reason() -> None:
 Step = tuple[str, int, list[int]]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["admit", "first", "release"]),
+        st.sampled_from(["admit", "admit", "first", "release"]),
         st.integers(0, 20),
         st.lists(st.integers(1, 50), min_size=1, max_size=4),
     ),
@@ -170,18 +177,24 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
-def test_places_are_never_lost_and_never_made_up(steps: list[Step]) -> None:
+@given(STEPS, st.sampled_from([0.5, 1.0, 2.0, 8.0, 1e6]))
+def test_places_are_never_lost_and_never_made_up(steps: list[Step], factor: float) -> None:
     """Against a model that keeps sets: counts agree, bounds hold, giving back twice is nothing."""
-    admission = admission_of(queue=8, tokens=120)
+    admission = admission_of(queue=8, tokens=120, factor=factor)
     held: list[tuple[Reservation, dict[int, int]]] = []
     for verb, pick, lengths in steps:
+        tenant = f"t{pick % 3}"
         waiting = sum(len(places) for _, places in held)
         tokens = sum(sum(places.values()) for _, places in held)
         if verb == "admit":
             fits = waiting + len(lengths) <= 8 and (not waiting or tokens + sum(lengths) <= 120)
+            own = [places for r, places in held if r.tenant == tenant and places]
+            if own:
+                num, sums = sum(map(len, own)), sum(sum(places.values()) for places in own)
+                fits &= num + len(lengths) <= factor * (8 - waiting - len(lengths))
+                fits &= sums + sum(lengths) <= factor * (120 - tokens - sum(lengths))
             try:
-                held.append((admission.admit(tier_of(), lengths), dict(enumerate(lengths))))
+                held.append((admission.admit(tier_of(), tenant, lengths), dict(enumerate(lengths))))
                 assert fits
             except ApiError:
                 assert not fits
@@ -195,3 +208,26 @@ def test_places_are_never_lost_and_never_made_up(steps: list[Step]) -> None:
                 places.clear()
         assert admission.waiting == sum(len(places) for _, places in held)
         assert admission.waiting_prompt_tokens == sum(sum(p.values()) for _, p in held)
+
+
+@given(st.integers(1, 12), st.sampled_from([0.5, 1.0, 8.0]), st.integers(20, 400))
+def test_whoever_comes_finds_room_however_many_crowd_in(
+    crowd: int, factor: float, queue: int
+) -> None:
+    """Tenants that take all they can get, alone or together, leave a place for the next one."""
+    admission = admission_of(queue=queue, factor=factor)
+    for turn in range(queue * 3):
+        with contextlib.suppress(ApiError):
+            admission.admit(tier_of(), f"greedy-{turn % crowd}", [1])
+    admission.admit(tier_of(), "newcomer", [1])
+
+
+def test_one_tenant_alone_gets_nearly_all_of_the_queue() -> None:
+    """With the factor that is set by default a lone tenant has eight ninths, and is told why."""
+    admission = admission_of(queue=512, factor=8)
+    for _ in range(455):
+        admission.admit(tier_of(), "alone", [1])
+    with pytest.raises(ApiError) as refused:
+        admission.admit(tier_of(), "alone", [1])
+    assert refused.value.problem is Problem.SATURATED
+    assert "Your share of the queue is full." in refused.value.message
