@@ -311,4 +311,4 @@ class Encoder:
                 for one, prompt in zip(asked, prompts, strict=True)
             ),
             previous_outputs=asked[0].previous_outputs(len(prompts[0])),
-        )
+        ).eased(body.wishes)

@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.errors import ApiError, Problem, bad_value
+from gateway.wishes import MOST_PATIENCE, Wishes, patience_of
 
 MAX_CHOICES = 8  # of one prompt
 MAX_PROMPTS = 64  # in one completions request
@@ -70,6 +71,14 @@ class SamplingBody(InputModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    # Of vLLM, where lower is sooner; here only later. And our own, which cannot be misread.
+    priority: int | None = Field(None, ge=-(2**31), lt=2**31)
+    patience: int | None = Field(None, ge=0, le=MOST_PATIENCE)
+
+    @property
+    def wishes(self) -> Wishes:
+        """What the caller is content to wait for beyond its tier."""
+        return patience_of(self.priority, self.patience)
 
     @property
     def num_choices(self) -> int:
