@@ -1,7 +1,7 @@
 """The HTTP server around the application: uvicorn, with what a door of our own needs on top.
 
 A connection stamps the first byte of each request, gives a request the means to drop its
-connection, limits how long headers may take, and keeps the kernel from piling up unsent text for a
+connection, bounds headers in time and size, and keeps the kernel from piling up unsent text for a
 reader that does not read. A stop signal asks for a drain; a second one ends everything at once.
 """
 
@@ -20,6 +20,7 @@ from engine.core.clock import MonotonicClock
 from gateway.streaming import EXTENSION
 
 HEADER_TIMEOUT_S = 20.0
+MAX_HEAD_BYTES = 64 * 1024  # of one request, its line and headers together
 IDLE_TIMEOUT_S = 65  # above the usual 60 s of a proxy, which must be the one to close
 MAX_CONNECTIONS = 4096
 UNSENT_BYTES = 64 * 1024
@@ -33,6 +34,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._clock = MonotonicClock()
         self._header_timer: asyncio.TimerHandle | None = None
+        self._num_head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
@@ -47,6 +49,14 @@ class Connection(HttpToolsProtocol):
         """The connection is gone."""
         self._headers_are_here()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; headers that go on and on end the connection."""
+        super().data_received(data)
+        if self._header_timer is not None:
+            self._num_head_bytes += len(data)
+            if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The headers of this request are too long.")
 
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
@@ -63,6 +73,7 @@ class Connection(HttpToolsProtocol):
 
     def _expect_headers(self) -> None:
         self._headers_are_here()
+        self._num_head_bytes = 0
         self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
 
     def _headers_are_here(self) -> None:
