@@ -14,10 +14,10 @@ from types import MappingProxyType
 
 from gateway.errors import ApiError, Problem
 from gateway.limits.allowances import Allowances
-from gateway.limits.headers import explain, openai_headers, retry_headers
+from gateway.limits.headers import explain, retry_headers
 from gateway.limits.limiter import Limiter
 from gateway.limits.rules import MOST, Allowance
-from gateway.limits.values import Alert, Ask, Away, Denial, Grant, Spend
+from gateway.limits.values import Alert, Ask, Away, Denial, Spend
 from gateway.plan import Plan
 from tenants.values import TierRecord, UsageRecord
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 # A single request that costs more than this (four million units of the currency) counts as this.
 MOST_COST = MOST // 2
 
-RateHeaders = Callable[[Grant | Denial], dict[str, str]]
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -110,12 +109,7 @@ class LimitDesk:
         limits = plan.principal.limits
         return self._allowances.of(limits, plan.heading.model) if limits else ()
 
-    async def reserve(
-        self,
-        plan: Plan,
-        allowances: tuple[Allowance, ...],
-        rate_headers: RateHeaders = openai_headers,
-    ) -> Held:
+    async def reserve(self, plan: Plan, allowances: tuple[Allowance, ...]) -> Held:
         """Take the most that a request can come to, from all its limits or from none.
 
         In memory nothing is waited for. Raises ApiError: 429 for a limit or a budget, 503 while
@@ -123,6 +117,7 @@ class LimitDesk:
         """
         ask = Ask(plan.heading.id, plan.principal.organisation_id, allowances, self._most(plan))
         verdict = await self.limiter.reserve(ask, plan.tier.on_limiter_away)
+        headers_of = plan.shape.limit_headers
         if isinstance(verdict, Away):
             raise ApiError(
                 Problem.LIMITS_UNAVAILABLE,
@@ -130,8 +125,8 @@ class LimitDesk:
                 retry_after_ms=verdict.retry_after_ms,
             )
         if isinstance(verdict, Denial):
-            raise denied(verdict, rate_headers(verdict))
-        return Held(self.limiter, ask.id, rate_headers(verdict))
+            raise denied(verdict, headers_of(verdict))
+        return Held(self.limiter, ask.id, headers_of(verdict))
 
     def _most(self, plan: Plan) -> Spend:
         prompt_tokens = sum(map(len, plan.prompts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,27 @@ async def test_an_ask_beyond_the_limit_itself_is_told_so(door: Door) -> None:
         with pytest.raises(APIStatusError):
             await client.chat.completions.create(**chat_body(max_tokens=100))
     assert door.services.desk.limiter.state.denied == {"tokens_per_minute": 2}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_messages_route_tells_limits_by_its_own_names(door: Door, stream: bool) -> None:
+    """`anthropic-ratelimit-*` in full, resets as moments; its error type, and the same hints."""
+    await limit(door, requests_per_minute=1, tokens_per_minute=1000)
+    body = {
+        "model": "talker",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 5,
+        "stream": stream,
+    }
+    answers = [await door.post("/v1/messages", body) for _ in range(2)]
+    assert [a.status_code for a in answers] == [200, 429]
+    families = ("requests", "tokens", "input-tokens", "output-tokens")
+    for answer in answers:
+        for family, part in itertools.product(families, ("limit", "remaining", "reset")):
+            assert f"anthropic-ratelimit-{family}-{part}" in answer.headers
+        assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        assert answer.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+        assert not rate_headers(answer)
+    assert answers[1].json()["error"]["type"] == "rate_limit_error"
+    assert int(answers[1].headers["retry-after"]) > 50
+    await even(door, await door.usage(1))
