@@ -24,6 +24,7 @@ from engine.core.admission import AdmissionRules, Gatekeeper, Mode
 from engine.core.clock import Clock, MonotonicClock, utc_now
 from engine.core.errors import EngineError
 from engine.serving.client import EngineClient
+from gateway.admin.desk import AdminDesk
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.background import Background
@@ -45,7 +46,8 @@ from gateway.limits.redis_store import RedisStore, connect
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
-from gateway.routes import admin, health, inference, messages, models, requests
+from gateway.routes import health, inference, messages, models
+from gateway.routes.admin_rooms import admin_routers
 from gateway.services import LoadCodec, ModelHost, Services, TierTable
 from gateway.settings import Settings
 from gateway.spool import Spool
@@ -102,8 +104,12 @@ def create_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
-    for room in (inference, messages, models, health, admin, requests):
+    for room in (inference, messages, models, health):
         app.include_router(room.router)
+    if admin_token is not None:  # without a secret there is no admin route at all
+        app.state.admin = AdminDesk(settings, ledger, admin_token, services.clock)
+        for router in admin_routers():
+            app.include_router(router)
     return app
 
 

@@ -46,16 +46,23 @@ class Problem(Enum):
         400, "invalid_request_error", "context_length_exceeded", "invalid_request"
     )
     UNAUTHENTICATED = ProblemSpec(401, "authentication_error", "invalid_api_key", "unauthenticated")
+    LOGIN_FAILED = ProblemSpec(401, "authentication_error", "invalid_login", "unauthenticated")
     MODEL_FORBIDDEN = ProblemSpec(403, "permission_error", "model_not_allowed", "forbidden")
     ROUTE_FORBIDDEN = ProblemSpec(403, "permission_error", "route_not_allowed", "forbidden")
     TIER_FORBIDDEN = ProblemSpec(403, "permission_error", "service_tier_not_allowed", "forbidden")
+    ROLE_FORBIDDEN = ProblemSpec(403, "permission_error", "role_not_allowed", "forbidden")
+    LOGIN_TOO_OLD = ProblemSpec(403, "permission_error", "recent_login_required", "forbidden")
+    CROSS_SITE = ProblemSpec(403, "permission_error", "cross_site_request", "forbidden")
     NOT_FOUND = ProblemSpec(404, "not_found_error", "not_found", "not_found")
     MODEL_UNKNOWN = ProblemSpec(404, "not_found_error", "model_not_found", "not_found")
     METHOD = ProblemSpec(405, "invalid_request_error", "method_not_allowed", "invalid_request")
     BODY_TIMEOUT = ProblemSpec(408, "invalid_request_error", "request_timeout", "invalid_request")
+    CONFLICT = ProblemSpec(409, "invalid_request_error", "already_exists", "invalid_request")
+    CHANGED = ProblemSpec(412, "invalid_request_error", "version_changed", "invalid_request")
     BODY_TOO_LARGE = ProblemSpec(
         413, "invalid_request_error", "request_too_large", "invalid_request"
     )
+    NEEDS_VERSION = ProblemSpec(428, "invalid_request_error", "version_required", "invalid_request")
     RATE_LIMITED = ProblemSpec(429, "rate_limit_error", "rate_limit_exceeded", "rate_limited")
     # Type and code as the OpenAI API has them: clients tell a spent budget from a rate by the code.
     INSUFFICIENT_QUOTA = ProblemSpec(
@@ -68,6 +75,12 @@ class Problem(Enum):
     )
     LEDGER_UNAVAILABLE = ProblemSpec(
         503, "server_error", "key_check_unavailable", "ledger_unavailable"
+    )
+    DATABASE_UNAVAILABLE = ProblemSpec(
+        503, "server_error", "database_unavailable", "ledger_unavailable"
+    )
+    PROVIDER_UNAVAILABLE = ProblemSpec(
+        503, "server_error", "identity_provider_unavailable", "ledger_unavailable"
     )
     LIMITS_UNAVAILABLE = ProblemSpec(
         503, "server_error", "limit_check_unavailable", "limits_unavailable"

@@ -76,11 +76,11 @@ class Settings(BaseSettings):
         le=MOST_S,
         description="Longest life of one answer; every stream has a deadline.",
     )
-    drain_timeout_s: float = Field(
-        30.0, ge=0, description="How long running answers may go on after a stop signal."
-    )
     workers: int = Field(
         1, ge=1, le=64, description="Gateway processes at one engine; more than one needs Redis."
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="How long running answers may go on after a stop signal."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged; prompts and answers never are."
@@ -107,6 +107,34 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         None,
         description="Token of the operator's routes (tga_...); unset: made and kept in data_dir.",
+    )
+    admin_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#\s]+$",
+        description="Where people reach the admin pages, such as https://gateway.example.com.",
+    )
+    admin_session_s: float = Field(
+        12 * 3600.0, ge=60, le=MOST_S, description="Longest life of a login of the admin pages."
+    )
+    admin_idle_s: float = Field(
+        1800.0, ge=60, le=MOST_S, description="A login of the admin pages ends so long unused."
+    )
+    admin_recent_s: float = Field(
+        900.0, ge=1, le=MOST_S, description="Keys, tiers and users need a login this recent."
+    )
+    oidc_issuer: str | None = Field(
+        None, max_length=512, description="The one OpenID Connect issuer whose users may log in."
+    )
+    oidc_client_id: str = Field("", description="What the issuer knows this gateway as.")
+    oidc_client_secret: SecretStr | None = Field(
+        None, description="The secret of that client; unset: a public client, with PKCE alone."
+    )
+    oidc_scopes: str = Field("openid profile email", description="What the issuer is asked for.")
+    oidc_role_claim: str = Field("groups", description="The claim that `oidc_roles` looks into.")
+    oidc_roles: str = Field(
+        "",
+        description="VALUE=ROLE with commas between; tenant-viewer:TENANT for one tenant. Unset:"
+        " only users that are known by their subject.",
     )
     key_cache_ttl_s: float = Field(
         30.0, gt=0, le=300, description="How long a looked-up key may be served from memory."

@@ -62,6 +62,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         },
         {
             "argon2",
+            "authlib",
+            "httpx2",
+            "joserfc",
             "fastapi",
             "starlette",
             "pydantic",

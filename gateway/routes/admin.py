@@ -1,33 +1,29 @@
 """What an operator may see: the engine's state as JSON, and one small page; it changes nothing.
 
-Both need the admin token, as `Authorization: Bearer tga_...` or, for a browser, as the password of
-HTTP Basic (any user name). Without an admin token these routes do not exist.
+Who may see them is in `gateway.admin.roles`. Without an admin token these routes do not exist.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hmac
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from engine.core.clock import NS_PER_MS
+from gateway.admin.route import AdminRoute
 from gateway.admin_page import render_page
 from gateway.admission_view import admission_fields
 from gateway.engine_view import engine_fields
-from gateway.errors import ApiError, Problem
 from gateway.principal import service_tier_name
 from gateway.routes.health import judge
 from gateway.routes.json_response import json_response
 from gateway.services import Services
 from tenants.errors import LedgerError
 
-router = APIRouter()
+router = APIRouter(route_class=AdminRoute)
 
-_CHALLENGE = {"www-authenticate": 'Basic realm="tiergate admin", charset="UTF-8"'}
 _PAGE_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -36,36 +32,10 @@ _PAGE_HEADERS = {
 }
 
 
-def require_admin(request: Request, services: Services) -> None:
-    """Raise unless the request carries the admin token; one answer to every failure."""
-    if services.admin_token is None:
-        raise ApiError(Problem.NOT_FOUND, "There is no such path here.")
-    given = admin_secret(request.headers.get("authorization", ""))
-    if not hmac.compare_digest(given.encode(), services.admin_token.encode()):
-        raise ApiError(
-            Problem.UNAUTHENTICATED, "The admin token is needed here.", headers=_CHALLENGE
-        )
-
-
-def admin_secret(header: str) -> str:
-    """Return the secret of a Bearer or Basic header, empty where there is none."""
-    scheme, _, rest = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return rest.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(rest, validate=True).decode().partition(":")[2]
-        # binascii.Error, UnicodeDecodeError, or the plain one of a header that is not ASCII.
-        except ValueError:
-            return ""
-    return ""
-
-
 @router.get("/admin/api/engine")
 async def engine_state(request: Request) -> Response:
     """Return the engine's present and last seconds, its newest snapshot, and the door's counts."""
     services: Services = request.app.state.services
-    require_admin(request, services)
     return json_response(describe(services))
 
 
@@ -73,7 +43,6 @@ async def engine_state(request: Request) -> Response:
 async def admission_state(request: Request) -> Response:
     """Return what is expected of first tokens and lengths, and how it has been borne out."""
     services: Services = request.app.state.services
-    require_admin(request, services)
     return json_response(admission_fields(services))
 
 
@@ -116,7 +85,6 @@ def describe(services: Services) -> dict[str, Any]:
 async def page(request: Request) -> Response:
     """Show the state, the tiers and the tenants on one page."""
     services: Services = request.app.state.services
-    require_admin(request, services)
     try:
         tenants = await services.ledger.repository.list_tenants()
     except LedgerError:

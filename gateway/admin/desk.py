@@ -1,0 +1,114 @@
+"""What the admin routes share: the token, passwords, attempts, cookies, turns; it has no routes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.core.clock import Clock, utc_now
+from gateway.admin.attempts import Attempts
+from gateway.admin.oidc_settings import oidc_config
+from gateway.ledger import Ledger
+from gateway.passwords import Passwords
+from gateway.settings import Settings, SettingsError
+from tenants.values import Actor, UserRecord
+
+if TYPE_CHECKING:
+    from gateway.admin.oidc import OidcClient
+
+MAX_EXPORTS = 2  # at once
+MAX_LOGINS = 32  # waiting for their password to be looked at
+
+
+def make_oidc(settings: Settings, clock: Clock) -> OidcClient | None:
+    """Return the client of the provider, None where none is set; raises SettingsError, one line."""
+    config = oidc_config(settings)
+    if config is None:
+        return None
+    try:
+        from gateway.admin.oidc import OidcClient
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"TIERGATE_OIDC_ISSUER: {error.name} is missing; pip install 'tiergate[oidc]'"
+        ) from None
+    return OidcClient(config, clock)
+
+
+class AdminDesk:
+    """The admin routes' own things; used from one event loop."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, token: str, clock: Clock) -> None:
+        self.token = token
+        self.ledger = ledger
+        self.repository = ledger.repository
+        self.settings = settings
+        self.url = settings.admin_url
+        self.idle = timedelta(seconds=settings.admin_idle_s)
+        self.recent = timedelta(seconds=settings.admin_recent_s)
+        self.lifetime = timedelta(seconds=settings.admin_session_s)
+        self.passwords = Passwords()
+        self.attempts = Attempts(clock)
+        self.logins = asyncio.Semaphore(MAX_LOGINS)
+        self.exports = asyncio.Semaphore(MAX_EXPORTS)
+        self.oidc = make_oidc(settings, clock)
+
+    def is_https(self, request: Request) -> bool:
+        """True where people reach this gateway over TLS."""
+        url = str(request.url) if self.url is None else self.url
+        return url.startswith("https://")
+
+    def cookie_name(self, request: Request) -> str:
+        """Return the name of the login's cookie; browsers take `__Host-` over TLS only."""
+        return "__Host-tiergate" if self.is_https(request) else "tiergate-login"
+
+    async def log_in(
+        self,
+        request: Request,
+        response: Response,
+        user: UserRecord,
+        by: Actor,
+        *,
+        before_s: float = 0.0,
+    ) -> None:
+        """Begin a login of `user` and give its cookie to `response`; one that is there ends.
+
+        `before_s`: so long ago the user has proved who it is.
+        """
+        now = utc_now()
+        name = self.cookie_name(request)
+        old = request.cookies.get(name)
+        if old:
+            await self.repository.end_session(old, now, by=by)
+        secret = secrets.token_urlsafe(32)
+        await self.repository.create_session(
+            user.id,
+            secret,
+            now,
+            expires_at=now + self.lifetime,
+            by=by,
+            authenticated_at=now - timedelta(seconds=before_s),
+        )
+        response.set_cookie(
+            name,
+            secret,
+            max_age=int(self.lifetime.total_seconds()),
+            path="/",
+            secure=self.is_https(request),
+            httponly=True,
+            samesite="strict",
+        )
+
+    async def log_out(self, request: Request, response: Response, by: Actor) -> None:
+        """End the login of `request`, if there is one."""
+        name = self.cookie_name(request)
+        secret = request.cookies.get(name)
+        if secret:
+            await self.repository.end_session(secret, utc_now(), by=by)
+        response.delete_cookie(
+            name, path="/", secure=self.is_https(request), httponly=True, samesite="strict"
+        )

@@ -1,0 +1,25 @@
+"""All rooms of the admin API in one list; what they do and who may is not known here."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from gateway.routes import (
+    admin,
+    admin_keys,
+    admin_limits,
+    admin_login,
+    admin_oidc,
+    admin_records,
+    admin_tenants,
+    admin_tiers,
+    admin_users,
+    requests,
+)
+
+
+def admin_routers() -> list[APIRouter]:
+    """Return the routers of all admin routes."""
+    rooms = (admin, requests, admin_login, admin_tenants, admin_keys, admin_tiers)
+    more = (admin_limits, admin_users, admin_records, admin_oidc)
+    return [room.router for room in (*rooms, *more)]
