@@ -13,18 +13,23 @@ from socket import socket
 
 from fastapi import FastAPI
 
-from gateway.server import Server, server_config
+from gateway.server import Accept, Server, server_config
 from gateway.services import Services
 
 
 class DoorRun:
-    """One run; made inside an event loop. `on_signal` hears of every stop signal."""
+    """One run; made inside an event loop. `on_signal` hears of every stop signal.
 
-    def __init__(self, app: FastAPI, on_signal: Callable[[], None]) -> None:
+    `accept` takes the connections where the socket is shared with others.
+    """
+
+    def __init__(
+        self, app: FastAPI, on_signal: Callable[[], None], accept: Accept | None = None
+    ) -> None:
         self.services: Services = app.state.services
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._server = Server(server_config(app), lambda _count: on_signal())
+        self._server = Server(server_config(app), lambda _count: on_signal(), accept)
         self._server.loop = asyncio.get_running_loop()
 
     @property

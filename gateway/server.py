@@ -27,6 +27,9 @@ UNSENT_BYTES = 64 * 1024
 BACKLOG = 1024
 
 
+Accept = Callable[[socket.socket, Callable[[], asyncio.Protocol]], Any]
+
+
 class Connection(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -35,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._clock = MonotonicClock()
         self._header_timer: asyncio.TimerHandle | None = None
         self._num_head_bytes = 0
+        self.on_lost: Callable[[], None] = _nothing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
@@ -49,6 +53,7 @@ class Connection(HttpToolsProtocol):
         """The connection is gone."""
         self._headers_are_here()
         super().connection_lost(exc)
+        self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; headers that go on and on end the connection."""
@@ -82,6 +87,10 @@ class Connection(HttpToolsProtocol):
             self._header_timer = None
 
 
+def _nothing() -> None:
+    """Tell nobody."""
+
+
 def limit_unsent(transport: asyncio.Transport) -> None:
     """Let the kernel hold little that is not sent yet: a slow reader must be felt here."""
     held = transport.get_extra_info("socket")
@@ -90,13 +99,35 @@ def limit_unsent(transport: asyncio.Transport) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, whose signals ask for a drain. `on_signal` hears how many there were."""
+    """uvicorn's server, whose signals ask for a drain. `on_signal` hears how many there were.
 
-    def __init__(self, config: uvicorn.Config, on_signal: Callable[[int], None]) -> None:
+    `accept` takes the connections of a socket that is shared with others; by default the event
+    loop takes whatever comes.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_signal: Callable[[int], None],
+        accept: Accept | None = None,
+    ) -> None:
         super().__init__(config)
         self._on_signal = on_signal
+        self._accept = accept
         self._num_signals = 0
         self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        if self._accept is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        self.servers = [self._accept(bound, self._make_connection) for bound in sockets]
+
+    def _make_connection(self) -> Connection:
+        state = self.server_state
+        return Connection(config=self.config, server_state=state, app_state=self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a stop signal; the event loop does the rest."""

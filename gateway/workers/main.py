@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from socket import socket
 
@@ -27,8 +28,10 @@ from gateway.cli.output import note
 from gateway.door_run import DoorRun
 from gateway.ledger import ledger
 from gateway.process import prepare_process
+from gateway.services import Services
 from gateway.settings import Settings
-from gateway.workers.place import Place, engine_socket
+from gateway.workers.accepting import Acceptor, LoadTable
+from gateway.workers.place import Place, engine_socket, load_file
 from gateway.workers.words import (
     Cut,
     Drain,
@@ -96,7 +99,16 @@ class Worker:
                 place=place,
             )
             # Stop signals are the parent's to answer: it drains all workers at once.
-            self._run = DoorRun(app, lambda: None)
+            services: Services = app.state.services
+            table = LoadTable(load_file(folder))
+
+            def accept(bound: socket, make: Callable[[], asyncio.Protocol]) -> Acceptor:
+                def is_ready() -> bool:
+                    return services.host.is_ready and not services.admission.draining
+
+                return Acceptor(bound, table, place.index, make=make, is_ready=is_ready)
+
+            self._run = DoorRun(app, lambda: None, accept)
             for _ in range(self._is_told):
                 self._run.stop()
             await self._run.run(

@@ -18,7 +18,8 @@ from engine.serving.config import EngineConfig
 from engine.serving.host import EngineHost, listen_for_doors
 from gateway.cli.output import note
 from gateway.settings import Settings
-from gateway.workers.place import engine_socket, meeting_folder
+from gateway.workers.accepting import make_table
+from gateway.workers.place import engine_socket, load_file, meeting_folder
 from gateway.workers.pool import WorkerPool
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -56,6 +57,7 @@ class WorkersRun:
             listen_for_doors(engine_socket(folder)) as listener,
             self._signals(),
         ):
+            make_table(load_file(folder), self._settings.workers)
             host = self.host = EngineHost(self._config, listener, on_progress=self._on_progress)
             pool = self.pool = WorkerPool(
                 self._settings, self._admin_token, folder, self._bound, say=note
@@ -85,7 +87,8 @@ class WorkersRun:
                     one.result()  # raises what went wrong
                 waits -= done
             on_started(host.info)
-            await asyncio.wait({stopping, pool.failed}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {stopping, pool.failed}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
                 pool.failed.result()  # raises what went wrong
         finally:

@@ -55,6 +55,11 @@ def worker_socket(folder: Path, index: int) -> Path:
     return folder / f"worker-{index}.sock"
 
 
+def load_file(folder: Path) -> Path:
+    """Return where workers say how many connections they have."""
+    return folder / "loads"
+
+
 @contextlib.contextmanager
 def meeting_folder(data_dir: Path) -> Iterator[Path]:
     """Make the folder of the sockets, closed to other users, for the length of a block.

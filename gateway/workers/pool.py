@@ -18,7 +18,9 @@ from engine.core.clock import NS_PER_S, Clock, MonotonicClock
 from engine.serving.spawn import describe_exit
 from gateway.live import CUT_GRACE_S
 from gateway.settings import Settings
+from gateway.workers.accepting import AWAY, LoadTable
 from gateway.workers.child import WorkerChild
+from gateway.workers.place import load_file
 from gateway.workers.words import (
     Cut,
     Drain,
@@ -88,6 +90,7 @@ class WorkerPool:
         self._slots = [Slot(index) for index in range(settings.workers)]
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
+        self._loads = LoadTable(load_file(folder))
 
     @property
     def pids(self) -> list[int]:
@@ -131,6 +134,7 @@ class WorkerPool:
                 if slot.child is not None:
                     slot.child.kill()
         await ended
+        self._loads.close()
         await asyncio.gather(hurried, return_exceptions=True)
         if not self.failed.done():
             self.failed.cancel()
@@ -192,6 +196,7 @@ class WorkerPool:
         finally:
             slot.child = None
             code = await child.bury()
+            self._loads.write(slot.index, AWAY)
         return hung or slot.failure or f"it died: {describe_exit(code)}"
 
     async def _watch(self, child: WorkerChild) -> str:
