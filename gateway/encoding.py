@@ -190,6 +190,11 @@ class Encoder:
         self._fingerprint = fingerprint
         self._aliases = aliases
 
+    @property
+    def model(self) -> str:
+        """The name of the model served."""
+        return self._info.model
+
     async def chat(
         self,
         body: ChatBody,

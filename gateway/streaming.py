@@ -132,11 +132,11 @@ class AnswerResponse(Response):
         try:
             async with aclosing(source.deltas()) as deltas:
                 async for choice, parts, num_tokens in deltas:
-                    payload = script.deltas(parts)
+                    opening = b"" if started else script.opening(answer.usage())
+                    payload = opening + script.deltas(parts)
                     if not started:
                         started = True
                         await self._start(send, STREAM_HEADERS)
-                        payload = script.opening(answer.usage()) + payload
                     await self._write(send_body, payload)
                     self._stamp(choice, num_tokens)
             if answer.client_left:

@@ -1,0 +1,34 @@
+"""`POST /v1/responses`: the OpenAI Responses API without its memory, served as a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gateway import metric_names as names
+from gateway.dialects.responses import ResponseShape
+from gateway.dialects.responses_body import KNOWN, ResponsesBody
+from gateway.plan import Plan
+from gateway.principal import Principal
+from gateway.routes.inference import documented, infer
+from gateway.schemas import parse_body
+from gateway.services import Services
+from tenants.values import Route, TierRecord
+
+router = APIRouter()
+
+
+@router.post("/v1/responses", openapi_extra=documented(ResponsesBody))
+async def responses(request: Request) -> Response:
+    """Answer a conversation; nothing of it is kept."""
+
+    async def plan(raw: bytes, principal: Principal, tiers: Sequence[TierRecord]) -> Plan:
+        body = parse_body(raw, ResponsesBody, KNOWN)
+        services: Services = request.app.state.services
+        encoder = services.host.encoder()
+        chat, shape = body.as_chat(encoder.model), ResponseShape(body.echo())
+        return await encoder.chat(chat, principal, tiers, request.state.arrival_ns, shape)
+
+    return await infer(request, names.OPERATION_CHAT, Route.RESPONSES, plan)
