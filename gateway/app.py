@@ -37,6 +37,7 @@ from gateway.forecasts import Forecasts
 from gateway.gate import Gate
 from gateway.gauges import observe
 from gateway.ledger import Ledger
+from gateway.ledger_watch import LOOK_S, LedgerWatch
 from gateway.lengths import Lengths, make_predictor
 from gateway.limit_desk import LimitDesk, tell_alert
 from gateway.limits.allowances import LedgerSpent
@@ -157,6 +158,7 @@ def build_services(
         settings=settings,
         clock=clock,
         ledger=ledger,
+        ledger_watch=LedgerWatch(ledger, clock),
         tiers=table,
         host=ModelHost(engine, load, clock, lengths, settings.aliases),
         auth=Authenticator(
@@ -200,6 +202,7 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
         background.start("keys", _follow_keys(services))
         listener = ChangeListener(services.ledger.database, services.auth.hear)
         background.start("key-notices", listener.run())
+        background.every("schema", LOOK_S, services.ledger_watch.look)
         background.start("limits", services.desk.limiter.run())
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
@@ -265,11 +268,13 @@ def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
         nonlocal is_due
         try:
             is_due = await services.auth.poll() or is_due
+            services.ledger_watch.answered()
             if is_due:
                 services.tiers.current = tuple(await services.ledger.repository.list_tiers())
                 await services.live.recheck_keys(services.auth.still_opens)
                 is_due = False
         except LedgerError as error:
+            services.ledger_watch.failed()
             logger.warning("key changes cannot be seen: %s", error)
 
     return poll

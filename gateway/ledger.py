@@ -25,6 +25,7 @@ class Ledger:
     database: Database
     repository: Repository
     pepper: Pepper
+    revision: str = ""  # that the database was found at, and has to stay at
 
 
 def read_pepper(settings: Settings) -> Pepper:
@@ -69,7 +70,7 @@ async def open_ledger(settings: Settings, say: Say) -> Ledger:
         repository = Repository(database, pepper)
         await repository.check_pepper()
         on_failure.pop_all()
-    return Ledger(database, repository, pepper)
+    return Ledger(database, repository, pepper, head_revision())
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from gateway.encoding import Encoder
 from gateway.engine_watch import EngineWatch
 from gateway.gate import Gate
 from gateway.ledger import Ledger
+from gateway.ledger_watch import LedgerWatch
 from gateway.lengths import Lengths
 from gateway.limit_desk import LimitDesk
 from gateway.live import LiveAnswers
@@ -123,6 +124,7 @@ class Services:
     settings: Settings
     clock: Clock
     ledger: Ledger
+    ledger_watch: LedgerWatch
     tiers: TierTable
     host: ModelHost
     auth: Authenticator
@@ -136,5 +138,5 @@ class Services:
     watch: EngineWatch
     journal: Journal
     background: Background
-    admin_token: str | None
     peers: Peers
+    admin_token: str | None

@@ -17,7 +17,7 @@ from gateway.admin_page import render_page
 from gateway.admission_view import admission_fields
 from gateway.engine_view import engine_fields
 from gateway.principal import service_tier_name
-from gateway.routes.health import judge
+from gateway.readiness import judge
 from gateway.routes.json_response import json_response
 from gateway.services import Services
 from tenants.errors import LedgerError

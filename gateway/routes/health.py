@@ -1,8 +1,6 @@
 """Liveness, readiness and metrics, for whoever runs the gateway; they say nothing of any tenant.
 
-Liveness depends on nothing but this process. Readiness is false while there is no engine, while
-draining, and when usage records are about to be lost; a ledger that is away only degrades it, since
-known keys are served on and usage waits on disk.
+Liveness depends on nothing but this process. What readiness depends on is in `gateway.readiness`.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from gateway.limits.breaker import BreakerState
+from gateway.readiness import readiness
 from gateway.routes.json_response import json_response
 from gateway.services import Services
 from gateway.workers.answers import all_metrics
@@ -29,32 +27,13 @@ async def livez() -> Response:
 async def readyz(request: Request) -> Response:
     """Say whether a request sent now could be answered, and if not, why."""
     services: Services = request.app.state.services
-    missing, degraded = judge(services)
-    body = {
-        "status": "not ready" if missing else "ready",
-        "missing": missing,
-        "degraded": degraded,
-    }
-    return json_response(body, 503 if missing else 200)
+    body = readiness(services)
+    return json_response(body, 503 if body["missing"] else 200)
 
 
-def judge(services: Services) -> tuple[list[str], list[str]]:
-    """Return what keeps the gateway from serving, and what merely hurts."""
-    meter = services.meter.state
-    missing: list[str] = []
-    if services.admission.draining:
-        missing.append("draining")
-    if not services.host.is_ready:
-        missing.append("engine")
-    if not meter.database_ok and meter.nearly_full:
-        missing.append("usage spool is full")
-    missing += [f"task {name} failed" for name in services.background.failed]
-    degraded = [] if meter.database_ok else ["database"]
-    if services.desk.limiter.state.state != BreakerState.CLOSED:
-        degraded.append("limits")
-    if meter.lost:
-        degraded.append("usage records were lost")
-    return missing, degraded
+# Load balancers that ask with HEAD want the status alone.
+router.add_api_route("/livez", livez, methods=["HEAD"], include_in_schema=False)
+router.add_api_route("/readyz", readyz, methods=["HEAD"], include_in_schema=False)
 
 
 @router.get("/metrics")
