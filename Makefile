@@ -23,7 +23,7 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Tiergate with its test tools into $(VENV) (a few minutes the first time)"
-	$(PIP) -e '.[engine,test,lint]'
+	$(PIP) -e '.[engine,test,lint,judges]'
 	@touch $@ $(VENV)/.serve
 
 install: $(VENV)/.serve  ## make .venv with the `tiergate` command in it
@@ -33,6 +33,7 @@ serve: $(VENV)/.serve  ## run the gateway with the built-in model and two demo k
 
 test: $(VENV)/.test  ## install what the tests need, lint, and run everything
 	tests/install-services
+	$(BIN)/python tests/judges/fetch_sdk_tests.py
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 

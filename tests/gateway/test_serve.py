@@ -69,14 +69,14 @@ class Running:
 
 
 @contextmanager
-def serving(data: Path, *flags: str) -> Iterator[Running]:
+def serving(data: Path, *flags: str, **variables: str) -> Iterator[Running]:
     """Start a gateway, wait for its ready file, and kill whatever is left of it at the end."""
     data.mkdir(exist_ok=True)
     ready_file, out, err = data / "ready.json", data / "out.txt", data / "err.txt"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
             command(data, "--port", "0", "--ready-file", str(ready_file), *flags),
-            cwd=ROOT, env=environment(), text=True, stdout=stdout, stderr=stderr,
+            cwd=ROOT, env=environment(**variables), text=True, stdout=stdout, stderr=stderr,
         )  # fmt: skip
     try:
         end = time.monotonic() + START_LIMIT_S
