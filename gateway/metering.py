@@ -6,65 +6,33 @@ a bounded buffer; one writer task inserts in batches. While the ledger is away, 
 disk (`Spool`) and handed over when it is back; a row lost in spite of that is counted and logged as
 an error (law L50). Rows are keyed by request id, so writing one twice changes nothing.
 
-What a row counts: a prompt, once the engine began to compute it, and once for all choices of one
-prompt; the tokens of the answer. A request that was refused, or failed before its first token, has
-no row. A paced stream may be minutes behind what was generated: its row waits until it is over at
-the door as well, and one whose client left counts the tokens that were delivered.
+A paced stream may be minutes behind what was generated: its row waits until it is over at the door
+as well, and one whose client left counts the tokens that were delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
-from engine.core.clock import NS_PER_MS
-from engine.core.request import FinishReason
 from engine.core.stats import RequestStats
 from gateway.spool import Spool
-from gateway.stopwatch import Stopwatch
+from gateway.usage_row import UsageContext, as_delivered, usage_row
 from tenants.database import Database
 from tenants.errors import LedgerError
 from tenants.usage import insert_usage
-from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
+from tenants.values import UsageRecord
 
 logger = logging.getLogger(__name__)
 
-OnEnd = Callable[[UsageRecord | None], None]
-
 BATCH = 500
 RETRY_MAX_S = 5.0
-# A request is good for TBT when at most one gap in a hundred was late (its own p99 gap).
-LATE_SHARE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class UsageContext:
-    """What the door knows of one engine request, and the engine does not.
-
-    `bills_prompt` is False for further choices of a prompt that another choice pays for. `paced`
-    is True where the door holds tokens back, and says by `Meter.settle` when it has ended. `tier`
-    is the one served, with its prices; without it the request costs nothing. `on_end` hears at
-    once, when the request is over, what is billed for it: None where nothing is.
-    """
-
-    tenant_id: str
-    key_id: str
-    tier_requested: str
-    tier_served: str
-    model: str
-    stream: bool
-    arrival: datetime
-    stopwatch: Stopwatch
-    bills_prompt: bool = True
-    paced: bool = False
-    organisation_id: str = DEFAULT_ORGANISATION_ID
-    tier: TierRecord | None = None
-    on_end: OnEnd | None = None
+# New rows wait for a ledger that answers slowly, or never, for so long, and then go to disk.
+WRITE_LIMIT_S = 2.0
+REPLAY_LIMIT_S = 60.0  # those on disk are safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,71 +47,6 @@ class MeterState:
     lost: int
     database_ok: bool
     nearly_full: bool
-
-
-def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
-    """Return the row of a finished request; None where there is nothing to record.
-
-    Times are those at the door where an answer got that far, else the engine's.
-    """
-    nothing_made = stats.num_output_tokens == 0
-    if stats.finish_reason is FinishReason.REJECTED:
-        return None
-    if stats.finish_reason is FinishReason.FAILED and nothing_made:
-        return None
-    # A record written for a dead engine knows no scheduling time, but a token proves it.
-    began = stats.first_scheduled_ns is not None or not nothing_made
-    prompt = stats.num_prompt_tokens if began and context.bills_prompt else 0
-    cached, tier = min(stats.num_cached_tokens, prompt), context.tier
-    watch = context.stopwatch
-    first_ns = watch.first_ns if watch.first_ns is not None else stats.first_token_ns
-    seen_at_door = watch.first_ns is not None
-    late = watch.late if seen_at_door else stats.late_tokens
-    return UsageRecord(
-        request_id=stats.request_id,
-        tenant_id=context.tenant_id,
-        key_id=context.key_id,
-        tier_requested=context.tier_requested,
-        tier_served=context.tier_served,
-        model=context.model,
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        output_tokens=stats.num_output_tokens,
-        finish_reason=stats.finish_reason.value,
-        stream=context.stream,
-        arrival=context.arrival,
-        total_ms=_ms(stats.finished_ns - stats.arrival_ns),
-        ttft_ms=None if first_ns is None else _ms(first_ns - stats.arrival_ns),
-        late_tokens=late,
-        preemptions=stats.preemptions,
-        slo_met=_slo_met(stats, watch, first_ns, late),
-        organisation_id=context.organisation_id,
-        tier_version=0 if tier is None else tier.version,
-        cost_nano=0 if tier is None else tier.cost_nano(prompt, cached, stats.num_output_tokens),
-    )
-
-
-def as_delivered(stats: RequestStats, watch: Stopwatch) -> RequestStats:
-    """Return the record of a paced answer whose client left before it had seen all of it."""
-    is_whole = stats.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-    return dataclasses.replace(
-        stats,
-        finish_reason=FinishReason.CANCELLED if is_whole else stats.finish_reason,
-        num_output_tokens=min(stats.num_output_tokens, watch.num_tokens),
-    )
-
-
-def _slo_met(stats: RequestStats, watch: Stopwatch, first_ns: int | None, late: int) -> bool | None:
-    if stats.finish_reason is FinishReason.CANCELLED:
-        return None  # the client left: neither kept nor broken
-    if stats.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
-        return False
-    ttft_met = watch.ttft_met_at(first_ns)
-    return ttft_met and late * LATE_SHARE <= max(stats.num_output_tokens - 1, 0)
-
-
-def _ms(duration_ns: int) -> float:
-    return round(max(duration_ns, 0) / NS_PER_MS, 3)
 
 
 class Meter:
@@ -240,20 +143,33 @@ class Meter:
 
     async def run(self) -> None:
         """Write until `close`; the last rows go to the ledger or to disk before it returns."""
-        pause_s = self._flush_s
+        loop = asyncio.get_running_loop()
+        pause_s = retry_at = 0.0
         while not self._closing:
             try:
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(self._flush_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()
-            if await self._flush():
-                pause_s = self._flush_s
+            if loop.time() < retry_at:
+                await self._keep_all()
+            elif await self._flush():
+                pause_s = retry_at = 0.0
             else:
-                pause_s = min(max(pause_s, self._flush_s) * 2, RETRY_MAX_S)
+                pause_s = min(max(pause_s * 2, self._flush_s), RETRY_MAX_S)
+                retry_at = loop.time() + pause_s
         while self._buffer:
             await self._flush()
+
+    async def _keep_all(self) -> None:
+        """Put what is buffered on disk: it is not yet time to ask for the ledger again.
+
+        So nothing is in memory for longer than a flush, whoever is away: that much, and the
+        answers under way, are what a killed process can lose.
+        """
+        while rows := self._take():
+            await self._keep(rows)
 
     def close(self) -> None:
         """Ask the writer to write what is left and to end."""
@@ -298,14 +214,16 @@ class Meter:
                 self._on_row(row)
         return rows
 
-    async def _write(self, rows: list[UsageRecord]) -> bool:
+    async def _write(self, rows: list[UsageRecord], limit_s: float = WRITE_LIMIT_S) -> bool:
         """Insert rows; False while the ledger is away. Rows it will never take are put aside."""
         try:
-            # Also with nothing to insert: it tells whether the ledger is back.
-            new = await insert_usage(self._database, rows) if rows else await self._ping()
-        except LedgerError as error:
+            async with asyncio.timeout(limit_s):
+                # Also with nothing to insert: it tells whether the ledger is back.
+                new = await insert_usage(self._database, rows) if rows else await self._ping()
+        except (LedgerError, TimeoutError) as error:
             if self._database_ok:
-                logger.error("usage goes to disk: %s", error)
+                why = str(error) or f"the ledger has not answered for {limit_s:g} s"
+                logger.error("usage goes to disk: %s", why)
             self._database_ok = False
             return False
         # Whatever one row does to the ledger, the others must still be written.
@@ -316,7 +234,7 @@ class Meter:
                 await self._put_aside(rows)
                 return True
             for row in rows:
-                if not await self._write([row]):
+                if not await self._write([row], limit_s):
                     return False
             return True
         if not self._database_ok:
@@ -368,7 +286,7 @@ class Meter:
         try:
             batches = self._spool.batches()
             while (rows := await asyncio.to_thread(next, batches, None)) is not None:
-                if not await self._write(rows):
+                if not await self._write(rows, REPLAY_LIMIT_S):
                     return False
         except OSError as error:
             logger.error("the usage spool cannot be read: %s", error.strerror)

@@ -12,10 +12,10 @@ from datetime import datetime
 from engine.core.request import LengthEstimate, RequestOrder, SamplingParams, Slo
 from engine.learning.question import Question
 from gateway.completion import Heading, Shape
-from gateway.metering import OnEnd, UsageContext
 from gateway.principal import Principal, service_tier_name, slo_of
 from gateway.stopwatch import Stopwatch
 from gateway.tools import ToolUse
+from gateway.usage_row import OnEnd, UsageContext
 from gateway.wishes import NO_WISHES, Wishes
 from tenants.values import TierRecord
 

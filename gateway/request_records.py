@@ -17,9 +17,9 @@ from engine.core.admission import Verdict
 from engine.core.request import FinishReason, LengthEstimate
 from engine.core.stats import RequestStats
 from gateway.errors import ApiError
-from gateway.metering import LATE_SHARE
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
+from gateway.usage_row import LATE_SHARE
 
 MOST_SERVED = 2_000
 MOST_REFUSED = 1_000

@@ -26,7 +26,7 @@ from prometheus_client.core import Metric as PrometheusMetric
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.stats import RequestStats
 from gateway import metric_names as names
-from gateway.metering import LATE_SHARE
+from gateway.usage_row import LATE_SHARE
 from tenants.values import TierRecord
 
 # Beyond it the SDK folds series into one without labels; three objectives a tenant are counted.

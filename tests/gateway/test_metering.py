@@ -17,9 +17,10 @@ from sqlalchemy import text
 from engine.core.clock import NS_PER_MS, utc_now
 from engine.core.request import FinishReason, Slo
 from engine.core.stats import RequestStats
-from gateway.metering import Meter, UsageContext, usage_row
+from gateway.metering import Meter
 from gateway.spool import Spool, decode_record, encode_record
 from gateway.stopwatch import Stopwatch
+from gateway.usage_row import UsageContext, usage_row
 from migrations.runner import upgrade
 from tenants.database import Database
 from tenants.usage import list_usage

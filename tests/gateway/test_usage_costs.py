@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from engine.core.request import FinishReason
 from engine.core.stats import RequestStats
-from gateway.metering import UsageContext, as_delivered, usage_row
 from gateway.principal import slo_of
 from gateway.spool import Spool, decode_record
 from gateway.stopwatch import Stopwatch
+from gateway.usage_row import UsageContext, as_delivered, usage_row
 from tenants.tiers import MOST_PRICE_NANO, new_tier
 from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord
 

@@ -1,0 +1,114 @@
+"""What is billed for one request, and how it did: the engine's record joined with the door's.
+
+A row counts a prompt once the engine began to compute it, and once for all choices of one prompt,
+and the tokens of the answer. A request that was refused, or failed before its first token, has no
+row. It keeps nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.core.clock import NS_PER_MS
+from engine.core.request import FinishReason
+from engine.core.stats import RequestStats
+from gateway.stopwatch import Stopwatch
+from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
+
+OnEnd = Callable[[UsageRecord | None], None]
+
+# A request is good for TBT when at most one gap in a hundred was late (its own p99 gap).
+LATE_SHARE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UsageContext:
+    """What the door knows of one engine request, and the engine does not.
+
+    `bills_prompt` is False for further choices of a prompt that another choice pays for. `paced`
+    is True where the door holds tokens back, and says by `Meter.settle` when it has ended. `tier`
+    is the one served, with its prices; without it the request costs nothing. `on_end` hears at
+    once, when the request is over, what is billed for it: None where nothing is.
+    """
+
+    tenant_id: str
+    key_id: str
+    tier_requested: str
+    tier_served: str
+    model: str
+    stream: bool
+    arrival: datetime
+    stopwatch: Stopwatch
+    bills_prompt: bool = True
+    paced: bool = False
+    organisation_id: str = DEFAULT_ORGANISATION_ID
+    tier: TierRecord | None = None
+    on_end: OnEnd | None = None
+
+
+def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
+    """Return the row of a finished request; None where there is nothing to record.
+
+    Times are those at the door where an answer got that far, else the engine's.
+    """
+    nothing_made = stats.num_output_tokens == 0
+    if stats.finish_reason is FinishReason.REJECTED:
+        return None
+    if stats.finish_reason is FinishReason.FAILED and nothing_made:
+        return None
+    # A record written for a dead engine knows no scheduling time, but a token proves it.
+    began = stats.first_scheduled_ns is not None or not nothing_made
+    prompt = stats.num_prompt_tokens if began and context.bills_prompt else 0
+    cached, tier = min(stats.num_cached_tokens, prompt), context.tier
+    watch = context.stopwatch
+    first_ns = watch.first_ns if watch.first_ns is not None else stats.first_token_ns
+    seen_at_door = watch.first_ns is not None
+    late = watch.late if seen_at_door else stats.late_tokens
+    return UsageRecord(
+        request_id=stats.request_id,
+        tenant_id=context.tenant_id,
+        key_id=context.key_id,
+        tier_requested=context.tier_requested,
+        tier_served=context.tier_served,
+        model=context.model,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        output_tokens=stats.num_output_tokens,
+        finish_reason=stats.finish_reason.value,
+        stream=context.stream,
+        arrival=context.arrival,
+        total_ms=_ms(stats.finished_ns - stats.arrival_ns),
+        ttft_ms=None if first_ns is None else _ms(first_ns - stats.arrival_ns),
+        late_tokens=late,
+        preemptions=stats.preemptions,
+        slo_met=_slo_met(stats, watch, first_ns, late),
+        organisation_id=context.organisation_id,
+        tier_version=0 if tier is None else tier.version,
+        cost_nano=0 if tier is None else tier.cost_nano(prompt, cached, stats.num_output_tokens),
+    )
+
+
+def as_delivered(stats: RequestStats, watch: Stopwatch) -> RequestStats:
+    """Return the record of a paced answer whose client left before it had seen all of it."""
+    is_whole = stats.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    return dataclasses.replace(
+        stats,
+        finish_reason=FinishReason.CANCELLED if is_whole else stats.finish_reason,
+        num_output_tokens=min(stats.num_output_tokens, watch.num_tokens),
+    )
+
+
+def _slo_met(stats: RequestStats, watch: Stopwatch, first_ns: int | None, late: int) -> bool | None:
+    if stats.finish_reason is FinishReason.CANCELLED:
+        return None  # the client left: neither kept nor broken
+    if stats.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
+        return False
+    ttft_met = watch.ttft_met_at(first_ns)
+    return ttft_met and late * LATE_SHARE <= max(stats.num_output_tokens - 1, 0)
+
+
+def _ms(duration_ns: int) -> float:
+    return round(max(duration_ns, 0) / NS_PER_MS, 3)
