@@ -1,0 +1,235 @@
+"""kill -9 of each part during load: nothing is billed twice, nothing delivered goes unbilled.
+
+What a killed worker is allowed to lose is stated in docs/ledger.md: the answers it was writing, and
+those that had ended less than `usage_flush_s` before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from door_kit import eventually
+from fire_kit import Received, audit, endless, stream
+from postgres_kit import PostgresServer
+from redis_kit import RedisServer
+from workers_kit import House, open_house
+
+STEP_S = 0.005
+
+
+class Load:
+    """Clients that ask again and again until they are told to stop; all they got is kept."""
+
+    def __init__(self, house: House, num: int, tokens: int) -> None:
+        self.received: list[Received] = []
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._client(house, n, tokens)) for n in range(num)]
+
+    async def _client(self, house: House, number: int, tokens: int) -> None:
+        async with house.client() as http:
+            turn = 0
+            while not self._stopping.is_set():
+                turn += 1
+                got = Received()
+                self.received.append(got)
+                await stream(http, house.auth(), endless(tokens, number * 1000 + turn), got)
+                if got.status != 200:
+                    await asyncio.sleep(0.05)
+
+    def num_whole(self) -> int:
+        return sum(got.is_whole for got in self.received)
+
+    async def until(self, more: int) -> None:
+        """Wait until so many more answers have come to their end."""
+        goal = self.num_whole() + more
+        await eventually(lambda: self.num_whole() >= goal, f"{more} more answers")
+
+    async def stop(self) -> list[Received]:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+        return self.received
+
+
+@asynccontextmanager
+async def load_on(house: House, num: int = 12, tokens: int = 60) -> AsyncIterator[Load]:
+    load = Load(house, num, tokens)
+    try:
+        await load.until(num)
+        yield load
+    finally:
+        await load.stop()
+
+
+async def settled(house: House, received: list[Received]) -> None:
+    """Wait until the ledger has a row for every answer that came to its end."""
+    whole = {got.id for got in received if got.is_whole}
+
+    async def all_there() -> bool:
+        return whole <= {row.request_id for row in await house.rows()}
+
+    await eventually(all_there, "every whole answer is billed")
+
+
+async def test_a_killed_worker(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Its streams break, its seats are freed, another takes its place, the others notice nothing.
+
+    Of the other worker's answers all are billed exactly; what the dead one lost was under way, or
+    had ended within its last flush.
+    """
+    settings, options = {"usage_flush_s": 0.2}, {"step_s": STEP_S}
+    async with open_house(tmp_path, redis_server.url, settings=settings, options=options) as house:
+        async with load_on(house) as load:
+            victim = house.pids[0]
+            os.kill(victim, signal.SIGKILL)
+            dead_at = len(load.received)
+            await eventually(lambda: len(house.pids) == 2 and victim not in house.pids, "a new one")
+            await load.until(24)
+        await house.idle()
+        await settled(house, load.received[dead_at:])
+        found = audit(load.received, await house.rows())
+        broken = [got for got in load.received if got.broke]
+        assert 1 <= len(broken) <= 12
+        assert {got.id for got in load.received[dead_at:] if got.broke} == set()
+        lost = {name for name, _, _ in found.unbilled}
+        assert lost <= {got.id for got in load.received[:dead_at]}
+        # Of those that had ended, at most what came to an end within one flush.
+        assert len(lost - {got.id for got in broken}) <= 12
+        assert found.overbilled == []
+
+
+async def test_a_killed_engine(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Every stream ends with an error, each token that was delivered is billed, and it goes on."""
+    async with open_house(tmp_path, redis_server.url, options={"step_s": STEP_S}) as house:
+        async with load_on(house) as load:
+            old = house.engine_pid
+            os.kill(old, signal.SIGKILL)
+            await eventually(lambda: house.engine_pid != old, "another engine")
+            await load.until(24)
+        await settled(house, load.received)
+        cut = [got for got in load.received if got.text and not got.is_whole]
+        assert cut
+        assert {got.error for got in cut} <= {"engine_unavailable", "engine_failed"}
+        assert not any(got.broke for got in load.received)
+        found = audit(load.received, await house.rows())
+        assert found.unbilled == []
+        assert found.overbilled == []
+        assert len(house.pids) == 2
+
+
+Outage = Callable[[PostgresServer], None]
+
+
+@pytest.mark.parametrize(
+    "outage", [PostgresServer.kill, PostgresServer.stop_dead], ids=["killed", "frozen"]
+)
+async def test_postgres_goes_away(
+    tmp_path: Path, redis_server: RedisServer, mortal_postgres: PostgresServer, outage: Outage
+) -> None:
+    """Known keys are served on without it, the bill waits on disk, and is complete afterwards."""
+    settings = {"database_url": mortal_postgres.url}
+    options = {"step_s": STEP_S}
+    async with open_house(tmp_path, redis_server.url, settings=settings, options=options) as house:
+        async with load_on(house) as load:
+            await asyncio.to_thread(outage, mortal_postgres)
+            # Its absence is longer than a flush, and every worker answers meanwhile.
+            await load.until(60)
+            if outage is PostgresServer.kill:
+                await eventually(lambda: spooled(tmp_path), "usage goes to disk")
+                await asyncio.to_thread(mortal_postgres.start)
+            else:
+                await asyncio.to_thread(mortal_postgres.go_on)
+            await load.until(12)
+        assert all(got.is_whole for got in load.received)
+        await settled(house, load.received)
+        found = audit(load.received, await house.rows())
+        assert (found.unbilled, found.overbilled) == ([], [])
+        assert found.billed_tokens == found.delivered_tokens
+        await eventually(lambda: not spooled(tmp_path), "the disk is empty again")
+
+
+def spooled(folder: Path) -> list[Path]:
+    return list((folder / "data" / "spool").rglob("usage.*"))
+
+
+async def test_a_worker_killed_while_postgres_is_away(
+    tmp_path: Path, redis_server: RedisServer, mortal_postgres: PostgresServer
+) -> None:
+    """What it had put on disk is handed in by another."""
+    settings = {"database_url": mortal_postgres.url}
+    options = {"step_s": STEP_S}
+    async with open_house(tmp_path, redis_server.url, settings=settings, options=options) as house:
+        async with load_on(house) as load:
+            mortal_postgres.kill()
+            await load.until(36)
+            await eventually(lambda: len(spooled(tmp_path)) == 2, "both workers put usage on disk")
+        before = {got.id for got in load.received if got.is_whole}
+        await asyncio.sleep(1)  # the last flush has reached the disk
+        for pid in house.pids:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(mortal_postgres.start)
+        await eventually(lambda: len(house.pids) == 2, "others in their place")
+        await settled(house, load.received)
+        rows = {row.request_id for row in await house.rows()}
+        assert before <= rows
+        await eventually(lambda: not spooled(tmp_path), "the disk is empty again")
+
+
+async def test_redis_goes_away(
+    tmp_path: Path, redis_server: RedisServer, mortal_redis: RedisServer
+) -> None:
+    """Answers go on, the bill is exact, and limits are counted again when it is back."""
+    async with open_house(tmp_path, mortal_redis.url, options={"step_s": STEP_S}) as house:
+        async with load_on(house) as load:
+            mortal_redis.kill()
+            await load.until(36)
+            await asyncio.to_thread(mortal_redis.start)
+            await load.until(12)
+        assert all(got.is_whole for got in load.received)
+        await settled(house, load.received)
+        found = audit(load.received, await house.rows())
+        assert (found.unbilled, found.overbilled) == ([], [])
+        assert found.billed_tokens == found.delivered_tokens
+
+
+@pytest.mark.parametrize("is_streamed", [True, False], ids=["streamed", "plain"])
+async def test_a_client_that_leaves(
+    tmp_path: Path, redis_server: RedisServer, is_streamed: bool
+) -> None:
+    """Its seat is free within two steps, whichever worker it was at, and what it got is billed."""
+    async with open_house(tmp_path, redis_server.url) as house, house.client() as http:
+        got = Received()
+        body: dict[str, Any] = endless(900, stream=is_streamed)
+        (house.gate / "closed").touch()
+        asking = asyncio.create_task(stream(http, house.auth(), body, got))
+        for _ in range(3):
+            await one_step(house)
+        left_at = (await house.engine())["snapshot"]["step"]
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.sleep(0.2)  # the worker has seen it; the engine stands in a step
+        for _ in range(2):
+            await one_step(house, may_idle=True)
+        state = await house.idle()
+        assert state["snapshot"]["step"] - left_at <= 2
+        (row,) = await house.usage(1)
+        assert row.finish_reason == "cancelled"
+        assert len(got.text) <= row.output_tokens <= 5
+
+
+async def one_step(house: House, *, may_idle: bool = False) -> None:
+    """Let the engine finish the step it is held in."""
+    held, one = house.gate / "held", house.gate / "step"
+    if may_idle and not held.exists():
+        return
+    await eventually(held.exists, "a step is held")
+    before = held.read_text()
+    one.touch()
+    await eventually(lambda: not held.exists() or held.read_text() != before, "it goes on")
+    await asyncio.sleep(0.05)
