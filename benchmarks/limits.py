@@ -7,6 +7,8 @@ run tells what the round trip alone takes. `alone`: one request at a time. `busy
 each process. Durations are what a request waits for its verdict; settling is not waited for. CPU
 times are of a whole request, reserve and settle: they say more than rates on a machine that others
 use as well.
+`door` is what limits in memory add to a request there, from asking whether it has any to its
+headers and its settlement.
 Run: python -m benchmarks.limits
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import os
 import platform
@@ -32,12 +35,30 @@ import redis
 import uvloop
 
 from engine.core.clock import MonotonicClock, utc_now
+from engine.core.request import SamplingParams
+from gateway.completion import Heading
+from gateway.dialects.openai import ChatShape
+from gateway.limit_desk import LimitDesk
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_store import MemoryStore
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.limits.rules import Allowance
 from gateway.limits.values import Ask, Grant, Spend
-from tenants.values import Budget, Limits, Period, Scope, ScopeLimits, Unit
+from gateway.plan import Plan
+from gateway.principal import Principal, slo_of
+from tenants.values import (
+    Budget,
+    KeyRecord,
+    KeyWithTenant,
+    Limits,
+    Overload,
+    Period,
+    Scope,
+    ScopeLimits,
+    TenantRecord,
+    TierRecord,
+    Unit,
+)
 
 RESULT = Path(__file__).parent / "results" / "limits.json"
 CLOCK = MonotonicClock()
@@ -155,8 +176,65 @@ def server_cpu_s(url: str) -> float:
         return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
+def plan_of(limits: tuple[ScopeLimits, ...]) -> Plan:
+    """Return a request of a key with these limits, as the door has it."""
+    now = utc_now()
+    tier = TierRecord("t", 0, 500, 250, 100, "gap", 0, 0.99, 1.0, None, None, Overload.QUEUE, 1)
+    key = KeyRecord("k0", "t0", "", "tgk_live_", "x", None, now)
+    found = KeyWithTenant(key, TenantRecord("t0", "t0", "t", now), tier, limits)
+    return Plan(
+        principal=Principal(found, "digest", "salt"),
+        tier=tier,
+        slo=slo_of(tier),
+        shape=ChatShape(),
+        heading=Heading("chatcmpl-0", 0, "m", "default", "fp"),
+        prompts=((1,) * 900,),
+        sampling=SamplingParams(max_tokens=500),
+        stops=(),
+        choices_per_prompt=1,
+        arrival_ns=0,
+        arrival=now,
+    )
+
+
+async def at_the_door(limits: tuple[ScopeLimits, ...], requests: int) -> float:
+    """Return the CPU time, in us, of all that limits add to one request; headers included."""
+    desk = LimitDesk(Limiter(MemoryStore(), CLOCK), lambda _plan: ())
+    plan = plan_of(limits)
+    plans = [
+        dataclasses.replace(plan, heading=dataclasses.replace(plan.heading, id=f"c-{n}"))
+        for n in range(requests)
+    ]
+    began_s = time.process_time()
+    for one in plans:
+        if allowances := desk.allowances(one):
+            held = await desk.reserve(one, allowances)
+            held.seal(is_served=True)
+    return (time.process_time() - began_s) / requests * 1e6
+
+
+def door_rows(requests: int) -> dict[str, Any]:
+    """The door's own part: nothing set, a key with requests and tokens per minute, all 12."""
+    minute = Limits(requests_per_minute=PLENTY, tokens_per_minute=PLENTY)
+    cases = {
+        "no limits": (),
+        "2 limits": (ScopeLimits(Scope.KEY, "k0", minute),),
+        "12 limits": tuple(allowance.source for allowance in allowances(0)),
+    }
+    return {
+        f"door, {name}": {
+            "cpu_us": round(
+                min(asyncio.run(at_the_door(limits, requests)) for _ in range(5)),
+                1 if limits else 3,
+            )
+        }
+        for name, limits in cases.items()
+    }
+
+
 def measure(requests: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
+    rows.update(door_rows(requests))
     rows["memory, alone"] = run_processes("", 1, 1, requests * 4)
     rows["memory, busy"] = run_processes("", 1, BUSY, requests * 4 // BUSY)
     with redis_server() as url:
@@ -179,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    parser.add_argument("--only-door", action="store_true", help="measure and replace these rows")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--tasks", type=int, default=1, help=argparse.SUPPRESS)
@@ -188,6 +267,14 @@ def main() -> None:
         Path(args.worker).write_text(json.dumps(result))
         return
     busy = os.getloadavg()
+    if args.only_door:
+        rows = door_rows(args.requests)
+        print(rows)
+        report = json.loads(RESULT.read_text())
+        report["rows"] |= rows
+        if not args.dry_run:
+            RESULT.write_text(json.dumps(report, indent=2) + "\n")
+        return
     rows = measure(args.requests)
     if args.dry_run:
         return
