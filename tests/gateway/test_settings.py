@@ -96,6 +96,10 @@ def test_a_data_home_that_the_xdg_rules_ignore_is_ignored(
         ("admission", "strict", r"'off', 'shadow', 'soft' or 'hard'"),
         ("admission_factor", "0.5", r"greater than or equal to 1"),
         ("admission_factor", "nan", r"less than or equal to"),
+        ("redis_url", "http://cache:6379", r"must begin with redis://, rediss:// or unix://"),
+        ("redis_url", "redis://", r"must begin with redis://"),
+        ("redis_url", "redis://cache:port/0", r"the port must be a number"),
+        ("tenant_queue_factor", "0", r"greater than 0"),
         ("learn", "perhaps", r"valid boolean"),
         ("learn_scope", "org", r"'tenant' or 'all'"),
     ],
@@ -116,12 +120,16 @@ def test_a_bad_value_is_one_line_that_names_it(
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.load(
-        pepper="p" * 40, admin_token="tga_hushhush", database_url="postgresql://u:hidden@h/n"
+        pepper="p" * 40,
+        admin_token="tga_hushhush",
+        database_url="postgresql://u:hidden@h/n",
+        redis_url="rediss://u:concealed@h/0",
     )
     shown = repr(settings) + str(settings)
     assert "pppp" not in shown
     assert "hushhush" not in shown
     assert "hidden" not in shown
+    assert "concealed" not in shown
     monkeypatch.setenv("TIERGATE_PEPPER", "tooshortsecret")
     with pytest.raises(SettingsError) as caught:
         Settings.load()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from door_kit import CHAT, Door, chat_body
+from door_kit import CHAT, Door, chat_body, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -216,3 +217,25 @@ async def test_a_bad_wish_is_a_400_at_the_door(door: Door, orders: list[RequestO
         answer = await door.post(CHAT, chat_body(**bad))
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(bad)))
     assert orders == []
+
+
+async def test_a_wish_outlives_a_downgrade(door: Door, orders: list[RequestOrder]) -> None:
+    """Who is served as less is promised what that tier promises, or what it asked for."""
+    await door.ledger.repository.change_tier(
+        "premium", {"on_overload": "downgrade", "max_queue": "1"}
+    )
+    door.close_gate()
+    far = {"x-llm-d-slo-ttft-ms": "90000"}
+    asked = [
+        asyncio.create_task(door.post(CHAT, chat_body(max_tokens=1, patience=1), **far))
+        for _ in range(2)
+    ]
+    await eventually(lambda: len(orders) == 2, "one is served as less")
+    door.open_gate()
+    assert {(await one).status_code for one in asked} == {200}
+    assert {order.tier for order in orders} == {"premium", "free"}
+    tiers = {tier.name: tier for tier in door.services.tiers.current}
+    for order in orders:
+        assert order.slo.first_token_due_ns(0, len(order.prompt)) == 90_000 * NS_PER_MS
+        assert order.slo.rank == tiers[order.tier].rank
+        assert order.weight == tiers[order.tier].weight / 2

@@ -350,3 +350,29 @@ async def test_the_messages_route_tells_limits_by_its_own_names(door: Door, stre
     assert answers[1].json()["error"]["type"] == "rate_limit_error"
     assert int(answers[1].headers["retry-after"]) > 50
     await even(door, await door.usage(1))
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: chat_body(),
+    TEXT: text_body(),
+    "/v1/messages": {
+        "model": "talker",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 5,
+    },
+    "/v1/responses": {"model": "talker", "input": "Hi"},
+}
+UNBILLED = {"/v1/messages/count_tokens"}
+
+
+async def test_every_route_that_bills_goes_through_the_limits(door: Door) -> None:
+    """A tenant that may do nothing can do nothing, on any route that there is."""
+    await limit(door, requests_per_minute=0)
+    paths = (await door.http.get("/openapi.json")).json()["paths"]
+    posts = {path for path, verbs in paths.items() if path.startswith("/v1/") and "post" in verbs}
+    assert posts - UNBILLED == BODIES.keys(), "a new route needs a body here"
+    for path, body in BODIES.items():
+        for stream in (False, True):
+            answer = await door.post(path, body | {"stream": stream})
+            assert answer.status_code == 429, (path, answer.text)
+    assert door.services.desk.limiter.state.denied == {"requests_per_minute": 2 * len(BODIES)}
