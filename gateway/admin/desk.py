@@ -15,7 +15,7 @@ from gateway.admin.attempts import Attempts
 from gateway.admin.oidc_settings import oidc_config
 from gateway.ledger import Ledger
 from gateway.passwords import Passwords
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from tenants.values import Actor, UserRecord
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ def make_oidc(settings: Settings, clock: Clock) -> OidcClient | None:
     config = oidc_config(settings)
     if config is None:
         return None
-    try:
-        from gateway.admin.oidc import OidcClient
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"TIERGATE_OIDC_ISSUER: {error.name} is missing; pip install 'tiergate[oidc]'"
-        ) from None
+    from gateway.admin.oidc import OidcClient  # an extra: only who sets a provider needs it
+
     return OidcClient(config, clock)
 
 

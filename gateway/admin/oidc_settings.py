@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -72,6 +73,12 @@ def oidc_config(settings: Settings) -> OidcConfig | None:
             _grant(text.strip()) for text in settings.oidc_roles.split(",") if text.strip()
         ),
     )
+
+
+def require_oidc(settings: Settings) -> None:
+    """Raise SettingsError, one line, unless a provider that is set can be used as it is set."""
+    if oidc_config(settings) is not None and find_spec("authlib") is None:
+        raise SettingsError("TIERGATE_OIDC_ISSUER: needs packages: pip install 'tiergate[oidc]'")
 
 
 def is_safe_url(url: Any) -> bool:

@@ -26,6 +26,7 @@ from engine.serving.config import EngineConfig
 from engine.serving.process import EngineProcess
 from engine.sim.choices import ChoiceError, PolicyChoice, parse_choice
 from gateway import logging as gateway_logging
+from gateway.admin.oidc_settings import require_oidc
 from gateway.admin_token import admin_token_file, find_admin_token
 from gateway.app import create_app
 from gateway.cli.banner import print_banner
@@ -145,6 +146,7 @@ class Gateway:
             with self._own_folder():
                 try:
                     token = find_admin_token(settings)
+                    require_oidc(settings)
                 except SettingsError as error:
                     raise CommandError(str(error)) from None
                 async with ledger(settings, note) as opened:

@@ -16,7 +16,13 @@ from oidc_provider import CLIENT, SECRET, Provider, open_provider
 
 from engine.core.clock import utc_now
 from gateway.admin.oidc_flow import LIFETIME_S, new_flow, opened, sealed
-from gateway.admin.oidc_settings import Grant, OidcConfig, is_safe_url, oidc_config
+from gateway.admin.oidc_settings import (
+    Grant,
+    OidcConfig,
+    is_safe_url,
+    oidc_config,
+    require_oidc,
+)
 from gateway.settings import Settings, SettingsError
 from tenants.values import Role
 
@@ -293,8 +299,10 @@ GOOD = {
 def test_settings_that_cannot_be_are_one_line(
     tmp_path: Path, changed: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(SettingsError, match=says):
-        oidc_config(Settings(data_dir=tmp_path, **(GOOD | changed)))
+    for check in (oidc_config, require_oidc):
+        with pytest.raises(SettingsError, match=says):
+            check(Settings(data_dir=tmp_path, **(GOOD | changed)))
+    require_oidc(Settings(data_dir=tmp_path, **GOOD))
     assert oidc_config(Settings(data_dir=tmp_path, **GOOD)) is not None
     assert oidc_config(Settings(data_dir=tmp_path)) is None
 
