@@ -25,6 +25,7 @@ LOOK_S = 0.5  # how often a fit under way is looked at
 IDLE_S = 5.0
 SAVE_NS = 300 * NS_PER_S
 RETRY_NS = 60 * NS_PER_S  # after a fit that failed
+REST = 9  # times as long as a fit took nothing is fitted: a busy gateway's cores are for answers
 JOIN_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 class _UnderWay:
     due: DueFit
     process: FitProcess
+    began_ns: int
 
 
 class BackgroundLearner:
@@ -47,7 +49,7 @@ class BackgroundLearner:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lengths", daemon=True)
         self._fit: _UnderWay | None = None
-        self._retry_ns = 0
+        self._retry_ns = self._rest_ns = 0
         self._saved_ns = clock.now_ns()
         self._is_changed = False
         self.num_dropped = 0
@@ -124,11 +126,11 @@ class BackgroundLearner:
             self._is_changed = True
 
     def _begin_fit(self, now_ns: int) -> None:
-        due = self._learner.due_fit()
+        due = self._learner.due_fit(only_urgent=now_ns < self._rest_ns)
         if due is None:
             return
         try:
-            self._fit = _UnderWay(due, FitProcess(due.rows, now_ns))
+            self._fit = _UnderWay(due, FitProcess(due.rows, now_ns), now_ns)
         except OSError as error:
             self._fail(f"no process for a fit: {error}", now_ns)
 
@@ -141,6 +143,7 @@ class BackgroundLearner:
             return
         if model is not None:
             self._fit = None
+            self._rest_ns = now_ns + REST * (now_ns - fit.began_ns)
             self._learner.install(fit.due, model)
             self._is_changed = True
 

@@ -71,9 +71,12 @@ class Learner:
         for scope in touched.values():
             scope.index()
 
-    def due_fit(self) -> DueFit | None:
-        """Return a fit that should be made now, if any: it counts as begun."""
-        scope = self.scopes.due()
+    def due_fit(self, *, only_urgent: bool = False) -> DueFit | None:
+        """Return a fit that should be made now, if any: it counts as begun.
+
+        `only_urgent` leaves those out that would merely be a little better than the last.
+        """
+        scope = self.scopes.due(only_urgent=only_urgent)
         return None if scope is None else DueFit(scope, scope.to_fit())
 
     def install(self, fit: DueFit, model: LengthModel) -> None:

@@ -155,6 +155,11 @@ class Scope:
         """True where a fit would have enough new rows to look at."""
         return self._fresh >= self._due and len(self.rows) >= FIRST_FIT
 
+    @property
+    def is_urgent(self) -> bool:
+        """True where little is known of the present traffic: at first, and after a change."""
+        return self._due == FIRST_FIT
+
     def to_fit(self) -> list[Row]:
         """Return the rows to fit to, and count them as looked at.
 

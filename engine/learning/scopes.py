@@ -103,9 +103,13 @@ class Scopes:
         if self.sharing == "all":
             self._histories[tenant] = history
 
-    def due(self) -> Scope | None:
+    def due(self, *, only_urgent: bool = False) -> Scope | None:
         """Return a scope whose fit is due: of several, the one asked last."""
-        due = [scope for scope in self._scopes.values() if scope.is_due]
+        due = [
+            scope
+            for scope in self._scopes.values()
+            if scope.is_due and (scope.is_urgent or not only_urgent)
+        ]
         return max(due, key=lambda scope: scope.last_asked, default=None)
 
     def trim_models(self) -> None:

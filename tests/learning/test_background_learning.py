@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from length_scenes import ask, serve
 
-from engine.core.clock import MonotonicClock, VirtualClock
+from engine.core.clock import NS_PER_S, MonotonicClock, VirtualClock
 from engine.learning import background as background_module
 from engine.learning import fit_process, state
 from engine.learning.fit_process import FitFailed, FitProcess
@@ -173,5 +173,47 @@ def test_it_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert not list(tmp_path.iterdir())
         clock.advance_to(background_module.SAVE_NS + 1)
         wait_for(lambda: state.file_of(tmp_path, "m").exists())
+    finally:
+        predictor.close()
+
+
+def test_a_fit_is_followed_by_rest_unless_the_traffic_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tenth of the time at most is spent on fits that merely make a good model better."""
+    clock = VirtualClock()
+
+    class SlowFit:
+        """Takes ten seconds of the clock, whatever the machine does."""
+
+        def __init__(self, rows: list[Row], now_ns: int) -> None:
+            self._rows, self._end_ns = rows, now_ns + 10 * NS_PER_S
+
+        def poll(self, now_ns: int) -> LengthModel | None:
+            if now_ns < self._end_ns:
+                clock.advance_to(self._end_ns)
+                return None
+            return LengthModel.fit(self._rows)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(background_module, "FitProcess", SlowFit)
+    for name in ("BATCH_S", "IDLE_S", "LOOK_S"):
+        monkeypatch.setattr(background_module, name, 0.01)
+    predictor, rng = LearnedPredictor("m", clock=clock), random.Random(0)
+    serve(predictor, rng, 150)  # before it starts: all of them are in the first fit
+    predictor.start()
+    try:
+        wait_for(lambda: predictor.stats().fits == 1)
+        serve(predictor, rng, 100)
+        wait_for(lambda: predictor.stats().learned == 250)
+        time.sleep(0.2)
+        assert (predictor.stats().fits, predictor.stats().is_fitting) == (1, False)
+        clock.advance_to(clock.now_ns() + 90 * NS_PER_S)
+        wait_for(lambda: predictor.stats().fits == 2)
+        serve(predictor, rng, 90, scale=60.0)  # quite another traffic: that does not wait
+        wait_for(lambda: predictor.stats().drifts >= 1)
+        wait_for(lambda: predictor.stats().fits >= 3)
+        assert clock.now_ns() < 200 * NS_PER_S
     finally:
         predictor.close()
