@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -55,8 +56,6 @@ def doctor(
 
 def all_checks(settings: Settings) -> list[Check]:
     """Run every check, those of the machine first."""
-    import asyncio
-
     from gateway.cli import checks
 
     return [
@@ -69,6 +68,8 @@ def all_checks(settings: Settings) -> list[Check]:
         check_data_dir(settings),
         check_pepper(settings),
         asyncio.run(check_database(settings)),
+        checks.check_workers(settings),
+        asyncio.run(check_limits(settings)),
         checks.check_model(settings),
         check_gateway(settings),
     ]
@@ -148,6 +149,40 @@ async def check_database(settings: Settings) -> Check:
     except LedgerError as error:
         return fail("database", str(error), advice)
     return ok("database", f"{display_name(url)} at revision {head_revision()}")
+
+
+async def check_limits(settings: Settings) -> Check:
+    """Does the store of limits answer, and would it rather refuse than forget?"""
+    from redis.exceptions import RedisError
+
+    from gateway.cli.checks import fail, ok, warn
+    from gateway.limits.redis_store import connect
+
+    if settings.redis_url is None:
+        return ok("limits", "counted in this process's memory")
+    client = connect(settings.redis_url.get_secret_value(), HTTP_TIMEOUT_S)
+    try:
+        async with asyncio.timeout(HTTP_TIMEOUT_S):
+            server = await client.info("server")
+            memory = await client.info("memory")
+            await client.set("tiergate:ping", 1, px=1000)
+    except (TimeoutError, OSError, RedisError) as error:
+        return fail(
+            "limits",
+            f"Redis does not answer, or takes no writes: {type(error).__name__}",
+            "see TIERGATE_REDIS_URL; without it every worker grants its share only",
+        )
+    finally:
+        await client.aclose()
+    found = f"counted by Redis {server.get('redis_version', 'of unknown version')}"
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if memory.get("maxmemory") and policy != "noeviction":
+        return warn(
+            "limits",
+            f"{found}, which forgets when it is full ({policy})",
+            "set its maxmemory-policy to noeviction",
+        )
+    return ok("limits", found)
 
 
 def check_gateway(settings: Settings) -> Check:

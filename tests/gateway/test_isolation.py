@@ -110,6 +110,32 @@ async def test_a_flood_leaves_room_for_the_neighbour(tmp_path: Path) -> None:
         assert int(refused.headers["retry-after"]) >= 1
 
 
+async def test_a_flood_without_end_starves_nobody(tmp_path: Path) -> None:
+    """While one tenant keeps its share of the queue full, each request of another is served."""
+    settings = {"max_queue": 60, "tenant_queue_factor": 2.0}
+    engine = {"max_batch_requests": 4}
+    options = {"step_s": 0.002}
+    async with open_door(tmp_path, settings=settings, engine=engine, options=options) as door:
+        neighbour = await second_key(door)
+        counts = Counter[int]()
+        is_over = asyncio.Event()
+
+        async def flood() -> None:
+            while not is_over.is_set():
+                answer = await door.post(CHAT, chat_body(max_tokens=20, temperature=1))
+                counts[answer.status_code] += 1
+                await asyncio.sleep(0.01)
+
+        floods = [asyncio.create_task(flood()) for _ in range(80)]
+        await eventually(lambda: counts[503] > 0, "the flood is at its bound")
+        theirs = [await ask_as(door, neighbour, chat_body(max_tokens=5)) for _ in range(5)]
+        is_over.set()
+        await asyncio.gather(*floods)
+        assert [a.status_code for a in theirs] == [200] * 5
+        assert counts[503] > 20
+        await door.idle()
+
+
 BOMBS = {
     "a number of many digits": b'{"model": "talker", "max_tokens": ' + b"9" * 200_000 + b"}",
     "a number beyond all floats": b'{"model": "talker", "temperature": 1e999999}',
