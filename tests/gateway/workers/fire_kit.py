@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from door_kit import CHAT, chat_body
+from door_kit import CHAT, chat_body, eventually
+from workers_kit import House
 
 from tenants.values import UsageRecord
 
@@ -25,6 +26,7 @@ class Received:
     error: str = ""
     broke: bool = False
     first: asyncio.Event = field(default_factory=asyncio.Event)
+    ended_s: float = 0.0  # by the event loop's clock
 
     @property
     def is_whole(self) -> bool:
@@ -47,13 +49,13 @@ async def stream(
             got.status = answer.status_code
             if got.status != 200:
                 got.error = (await answer.aread()).decode()
-                return got
             async for line in answer.aiter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     take(json.loads(line[6:]), got)
     except httpx.HTTPError as error:
         got.broke = True
         got.error = got.error or type(error).__name__
+    got.ended_s = asyncio.get_running_loop().time()
     return got
 
 
@@ -68,6 +70,39 @@ def take(chunk: dict[str, Any], got: Received) -> None:
         got.finish_reason = choice["finish_reason"] or got.finish_reason
     if got.text:
         got.first.set()
+
+
+class Load:
+    """Clients that ask again and again until they are told to stop; all they got is kept."""
+
+    def __init__(self, house: House, num: int, tokens: int) -> None:
+        self.received: list[Received] = []
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._client(house, n, tokens)) for n in range(num)]
+
+    async def _client(self, house: House, number: int, tokens: int) -> None:
+        async with house.client() as http:
+            turn = 0
+            while not self._stopping.is_set():
+                turn += 1
+                got = Received()
+                self.received.append(got)
+                await stream(http, house.auth(), endless(tokens, number * 1000 + turn), got)
+                if got.status != 200:
+                    await asyncio.sleep(0.05)
+
+    def num_whole(self) -> int:
+        return sum(got.is_whole for got in self.received)
+
+    async def until(self, more: int) -> None:
+        """Wait until so many more answers have come to their end."""
+        goal = self.num_whole() + more
+        await eventually(lambda: self.num_whole() >= goal, f"{more} more answers")
+
+    async def stop(self) -> list[Received]:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+        return self.received
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,45 +16,12 @@ from typing import Any
 
 import pytest
 from door_kit import eventually
-from fire_kit import Received, audit, endless, stream
+from fire_kit import Load, Received, audit, endless, stream
 from postgres_kit import PostgresServer
 from redis_kit import RedisServer
 from workers_kit import House, open_house
 
 STEP_S = 0.005
-
-
-class Load:
-    """Clients that ask again and again until they are told to stop; all they got is kept."""
-
-    def __init__(self, house: House, num: int, tokens: int) -> None:
-        self.received: list[Received] = []
-        self._stopping = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._client(house, n, tokens)) for n in range(num)]
-
-    async def _client(self, house: House, number: int, tokens: int) -> None:
-        async with house.client() as http:
-            turn = 0
-            while not self._stopping.is_set():
-                turn += 1
-                got = Received()
-                self.received.append(got)
-                await stream(http, house.auth(), endless(tokens, number * 1000 + turn), got)
-                if got.status != 200:
-                    await asyncio.sleep(0.05)
-
-    def num_whole(self) -> int:
-        return sum(got.is_whole for got in self.received)
-
-    async def until(self, more: int) -> None:
-        """Wait until so many more answers have come to their end."""
-        goal = self.num_whole() + more
-        await eventually(lambda: self.num_whole() >= goal, f"{more} more answers")
-
-    async def stop(self) -> list[Received]:
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
-        return self.received
 
 
 @asynccontextmanager
