@@ -65,7 +65,11 @@ def _number(cursor: list[str]) -> int | None:
     return int(cursor[0])
 
 
-@router.get(f"{V1}/audit/export", openapi_extra=documented(None, *SPAN))
+@router.get(
+    f"{V1}/audit/export",
+    openapi_extra=documented(None, *SPAN),
+    responses={200: {"description": "JSON lines", "content": {"application/jsonl": {}}}},
+)
 async def export_audit(request: Request) -> Response:
     """Send the audit as JSON lines, the oldest first."""
     desk = desk_of(request)
@@ -82,7 +86,11 @@ async def _audit_lines(repository: Repository, span: dict[str, Any]) -> AsyncGen
         yield orjson.dumps(shown(record)).decode() + "\n"
 
 
-@router.get(f"{V1}/usage/export", openapi_extra=documented(None, *SPAN, "format"))
+@router.get(
+    f"{V1}/usage/export",
+    openapi_extra=documented(None, *SPAN, "format"),
+    responses={200: {"description": "lines", "content": {"application/jsonl": {}, "text/csv": {}}}},
+)
 async def export(request: Request) -> Response:
     """Send what was used as CSV or JSON lines: a line for each request, then the sums."""
     desk = desk_of(request)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from gateway.readiness import readiness
 from gateway.routes.json_response import json_response
@@ -23,7 +23,7 @@ async def livez() -> Response:
     return json_response({"status": "alive"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "what is missing is named"}})
 async def readyz(request: Request) -> Response:
     """Say whether a request sent now could be answered, and if not, why."""
     services: Services = request.app.state.services
@@ -36,7 +36,7 @@ router.add_api_route("/livez", livez, methods=["HEAD"], include_in_schema=False)
 router.add_api_route("/readyz", readyz, methods=["HEAD"], include_in_schema=False)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text form, those of the other workers too."""
     services: Services = request.app.state.services

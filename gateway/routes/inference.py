@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -20,7 +19,8 @@ from gateway.answer import Answer
 from gateway.errors import ApiError, Problem, unauthenticated
 from gateway.plan import Plan
 from gateway.principal import Principal
-from gateway.schemas import ChatBody, CompletionBody, InputModel, inlined_schema, parse_body
+from gateway.routes.documented import CHAT, COMPLETION, documented
+from gateway.schemas import ChatBody, CompletionBody, parse_body
 from gateway.services import Services
 from gateway.streaming import AnswerResponse
 from gateway.telemetry import AnswerRecord
@@ -32,13 +32,7 @@ router = APIRouter()
 MakePlan = Callable[[bytes, Principal, Sequence[TierRecord]], Awaitable[Plan]]
 
 
-def documented(body: type[InputModel]) -> dict[str, Any]:
-    """Return what /openapi.json says of a route that reads its body by itself."""
-    content = {"application/json": {"schema": inlined_schema(body)}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-@router.post("/v1/chat/completions", openapi_extra=documented(ChatBody))
+@router.post("/v1/chat/completions", openapi_extra=documented(CHAT, ChatBody, streams=True))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
 
@@ -50,7 +44,7 @@ async def chat_completions(request: Request) -> Response:
     return await infer(request, names.OPERATION_CHAT, Route.CHAT, plan)
 
 
-@router.post("/v1/completions", openapi_extra=documented(CompletionBody))
+@router.post("/v1/completions", openapi_extra=documented(COMPLETION, CompletionBody, streams=True))
 async def completions(request: Request) -> Response:
     """Continue one or several texts."""
 

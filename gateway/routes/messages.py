@@ -12,7 +12,8 @@ from gateway.dialects.messages import MessageShape
 from gateway.dialects.messages_body import KNOWN, CountBody, MessagesBody
 from gateway.plan import Plan
 from gateway.principal import Principal
-from gateway.routes.inference import authenticate, documented, infer, read
+from gateway.routes.documented import MESSAGE, TOKEN_COUNT, documented
+from gateway.routes.inference import authenticate, infer, read
 from gateway.routes.json_response import json_response
 from gateway.schemas import parse_body
 from gateway.services import Services
@@ -22,7 +23,10 @@ router = APIRouter()
 MESSAGES = MessageShape()
 
 
-@router.post("/v1/messages", openapi_extra=documented(MessagesBody))
+@router.post(
+    "/v1/messages",
+    openapi_extra=documented(MESSAGE, MessagesBody, streams=True, anthropic=True),
+)
 async def messages(request: Request) -> Response:
     """Answer a conversation."""
 
@@ -35,7 +39,9 @@ async def messages(request: Request) -> Response:
     return await infer(request, names.OPERATION_CHAT, Route.MESSAGES, plan)
 
 
-@router.post("/v1/messages/count_tokens", openapi_extra=documented(CountBody))
+@router.post(
+    "/v1/messages/count_tokens", openapi_extra=documented(TOKEN_COUNT, CountBody, anthropic=True)
+)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation; nothing is computed, and nothing is billed."""
     services: Services = request.app.state.services

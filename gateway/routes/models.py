@@ -10,6 +10,7 @@ from gateway.completion import ModelCard
 from gateway.encoding import context_limit, is_served
 from gateway.errors import ApiError, Problem
 from gateway.principal import Principal
+from gateway.routes.documented import MODEL, MODELS, documented
 from gateway.routes.inference import authenticate
 from gateway.routes.json_response import json_response
 from gateway.services import Services
@@ -18,7 +19,7 @@ from tenants.values import Route
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", openapi_extra=documented(MODELS))
 async def list_models(request: Request) -> Response:
     """List the models that the key may use."""
     services: Services = request.app.state.services
@@ -27,7 +28,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": cards})
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", openapi_extra=documented(MODEL))
 async def retrieve_model(request: Request, model: str) -> Response:
     """Describe one model; one that the key may not use is as unknown as one that is not there."""
     services: Services = request.app.state.services

@@ -29,7 +29,7 @@ async def requests(request: Request) -> Response:
     return json_response({"requests": await newest_requests(services, int(asked))})
 
 
-@router.get("/admin/api/requests/{request_id}")
+@router.get("/admin/api/requests/{request_id}", responses={404: {"description": "no such request"}})
 async def one_request(request: Request, request_id: str) -> Response:
     """Tell the story of one request, by the id of its answer, of a choice, or `x-request-id`."""
     services: Services = request.app.state.services

@@ -12,7 +12,8 @@ from gateway.dialects.responses import ResponseShape
 from gateway.dialects.responses_body import KNOWN, ResponsesBody
 from gateway.plan import Plan
 from gateway.principal import Principal
-from gateway.routes.inference import documented, infer
+from gateway.routes.documented import RESPONSE, documented
+from gateway.routes.inference import infer
 from gateway.schemas import parse_body
 from gateway.services import Services
 from tenants.values import Route, TierRecord
@@ -20,7 +21,7 @@ from tenants.values import Route, TierRecord
 router = APIRouter()
 
 
-@router.post("/v1/responses", openapi_extra=documented(ResponsesBody))
+@router.post("/v1/responses", openapi_extra=documented(RESPONSE, ResponsesBody, streams=True))
 async def responses(request: Request) -> Response:
     """Answer a conversation; nothing of it is kept."""
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["sdk"]  # the SDK's own tests run in a process of their own
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gateway"))
 
-from test_serve import Running, serving  # noqa: E402 - it is found by the line above
+from test_serve import Running, serving
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Brings the tests of the installed OpenAI SDK, from its source distribution of the same version.
 
-They go to `sdk/` beside this file, which git ignores. Run by `make test`; needs pip and an index.
+They go to the environment that the SDK itself is in. Run by `make test`; needs pip and an index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-SDK = Path(__file__).resolve().parent / "sdk"
+SDK = Path(sys.prefix) / "share" / "tiergate-judges" / "openai"
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         with tarfile.open(found[0]) as archive:
             archive.extractall(folder, filter="data")
         shutil.rmtree(SDK, ignore_errors=True)
-        SDK.mkdir()
+        SDK.mkdir(parents=True)
         shutil.move(Path(folder) / f"openai-{wanted}" / "tests", SDK / "tests")
     (SDK / "pytest.ini").write_text(
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = session\n"

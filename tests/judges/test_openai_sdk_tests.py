@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from fetch_sdk_tests import SDK
 from judge_kit import needs
 from openai_scope import OURS, verdict
 from test_serve import Running, environment
 
 HERE = Path(__file__).resolve().parent
-SDK = HERE / "sdk"
 
 
 def run_pytest(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
