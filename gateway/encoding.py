@@ -21,6 +21,7 @@ from gateway.asking import Asked, asked_in_chat, asked_in_text
 from gateway.completion import Heading, Shape
 from gateway.dialects.openai import ChatShape, TextShape
 from gateway.errors import ApiError, Problem, bad_value
+from gateway.limit_desk import affordable
 from gateway.plan import Plan
 from gateway.principal import (
     DEFAULT,
@@ -284,8 +285,12 @@ class Encoder:
     ) -> Plan:
         if not all(prompts):
             raise bad_value("prompt", "A prompt must have at least one token.")
-        longest = max(len(prompt) for prompt in prompts)
-        max_tokens = output_limit(body.output_limit, longest, tier, self._info)
+        lengths = list(map(len, prompts))
+        max_tokens = output_limit(body.output_limit, max(lengths), tier, self._info)
+        if body.output_limit is None and principal.limits:
+            max_tokens = affordable(
+                max_tokens, principal, self._info.model, tier, lengths, body.num_choices
+            )
         now = utc_now()
         waited_s = (self._clock.now_ns() - arrival_ns) / NS_PER_S
         heading = Heading(

@@ -16,9 +16,10 @@ from gateway.errors import ApiError, Problem
 from gateway.limits.allowances import Allowances
 from gateway.limits.headers import explain, retry_headers
 from gateway.limits.limiter import Limiter
-from gateway.limits.rules import MOST, Allowance
+from gateway.limits.rules import MOST, Allowance, most_output
 from gateway.limits.values import Alert, Ask, Away, Denial, Spend
 from gateway.plan import Plan
+from gateway.principal import Principal
 from tenants.values import TierRecord, UsageRecord
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,22 @@ class LimitDesk:
             for tier in (plan.tier, *self._lower_tiers(plan))
         )
         return Spend(1, prompt_tokens, output_tokens, min(cost_nano, MOST_COST))
+
+
+def affordable(
+    most: int, principal: Principal, model: str, tier: TierRecord, prompts: Sequence[int], num: int
+) -> int:
+    """Return the longest answer, at most `most`, that the caller's limits could ever grant.
+
+    For who does not say how long an answer may be: its limits would refuse the longest there is,
+    always, and nobody shall be made to send `max_tokens`. `prompts` are their tokens, and each has
+    `num` answers. At least 1: refusing is for the limits.
+    """
+    limits = [source for source in principal.limits if source.model in ("", model)]
+    rules = (rule for source in limits for rule in Allowance(source).rules)
+    prompt_nano = max(tier.price_prompt_nano, tier.price_cached_nano)
+    found = most_output(rules, sum(prompts), prompt_nano, tier.price_output_nano)
+    return most if found is None else max(min(most, found // (num * len(prompts))), 1)
 
 
 def denied(denial: Denial, rate: Mapping[str, str]) -> ApiError:

@@ -8,6 +8,7 @@ principal and reused: making one checks it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from urllib.parse import quote
@@ -118,6 +119,24 @@ class Allowance:
             raise ValueError("an owner has at most one budget for each period and unit")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "rules", tuple(rules))
+
+
+def most_output(
+    rules: Iterable[Rule], prompt_tokens: int, price_prompt_nano: int, price_output_nano: int
+) -> int | None:
+    """Return how many tokens of answer the rules could grant at most; None where none counts them.
+
+    That is what is left of each whole limit beside the prompt, used or not; it may be below zero.
+    """
+    room: list[int] = []
+    for rule in rules:
+        if rule.counted is Counted.TOKENS:
+            room.append(rule.limit - prompt_tokens)
+        elif rule.counted is Counted.OUTPUT:
+            room.append(rule.limit)
+        elif rule.counted is Counted.COST and price_output_nano:
+            room.append((rule.limit - prompt_tokens * price_prompt_nano) // price_output_nano)
+    return min(room, default=None)
 
 
 def _budget_rule(owner: ScopeLimits, name: str, budget: Budget) -> Rule:

@@ -376,3 +376,27 @@ async def test_every_route_that_bills_goes_through_the_limits(door: Door) -> Non
             answer = await door.post(path, body | {"stream": stream})
             assert answer.status_code == 429, (path, answer.text)
     assert door.services.desk.limiter.state.denied == {"requests_per_minute": 2 * len(BODIES)}
+
+
+async def test_who_sends_no_max_tokens_is_not_refused_for_that(door: Door) -> None:
+    """An answer then is as long as the limits could grant at most, of all choices together."""
+    await limit(door, tokens_per_minute=100)
+    await limit(door, "free", output_tokens_per_minute=30)
+    prompt = "-" * 20
+    long = await door.post(TEXT, text_body(prompt, ignore_eos=True))
+    assert long.json()["usage"]["completion_tokens"] == 80
+    assert long.json()["choices"][0]["finish_reason"] == "length"
+    assert (await door.post(TEXT, text_body(prompt, ignore_eos=True))).status_code == 429
+    shared = await door.post(TEXT, text_body([prompt, "-"], n=2, ignore_eos=True), "free")
+    assert shared.json()["usage"]["completion_tokens"] == 4 * 7
+    assert (await door.post(TEXT, text_body(prompt, max_tokens=31), "free")).status_code == 429
+
+
+async def test_money_bounds_an_answer_of_no_stated_length(door: Door) -> None:
+    """As much as the whole budget buys at the tier's prices, beside the prompt."""
+    prices = {"price_prompt_nano": "10", "price_output_nano": "100"}
+    await door.ledger.repository.change_tier("premium", prices)
+    await budget(door, Unit.NANO, 1500)
+    answer = await door.post(TEXT, text_body("-" * 20, ignore_eos=True))
+    assert answer.json()["usage"]["completion_tokens"] == (1500 - 20 * 10) // 100
+    assert (await even(door, await door.usage(1))).settled.cost_nano == 1500
