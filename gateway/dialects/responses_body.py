@@ -35,6 +35,7 @@ from gateway.schemas import (
     ToolName,
     field_names,
 )
+from gateway.tools import is_deep
 
 MAX_PARTS = 4096  # in one item
 MAX_METADATA = 16
@@ -153,12 +154,23 @@ class ResponsesBody(InputModel):
                 "Nothing is stored here: a response cannot be fetched later.",
                 param="background",
             )
+        for number, tool in enumerate(self.tools or ()):
+            if is_deep(tool.parameters):
+                param = f"tools.{number}.parameters"
+                raise bad_value(param, f"'{param}' is nested too deep.")
+        self._check_format()
+
+    def _check_format(self) -> None:
         wanted = None if self.text is None else self.text.format
-        if wanted is not None and wanted.type == "json_schema":
+        if wanted is None:
+            return
+        if wanted.type == "json_schema":
             if wanted.definition is None:
                 raise _missing("text.format.schema")
             if wanted.name is None:
                 raise _missing("text.format.name")
+        if is_deep(wanted.definition):
+            raise bad_value("text.format.schema", "'text.format.schema' is nested too deep.")
 
     def as_chat(self, default_model: str) -> ChatBody:
         """Return the same as the body of a chat completion; raises ApiError."""

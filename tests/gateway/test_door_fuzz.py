@@ -156,6 +156,38 @@ async def test_no_body_makes_the_door_fail(
     await door.idle()
 
 
+BOMBS = {
+    CHAT: '{"model": "talker", "messages": [{"role": "user", "content": "x"}],'
+    ' "max_tokens": 1, %s}',
+    "/v1/messages": '{"model": "talker", "messages": [{"role": "user", "content": "x"}],'
+    ' "max_tokens": 1, %s}',
+    "/v1/responses": '{"model": "talker", "input": "x", "max_output_tokens": 1, %s}',
+}
+PLACES = (
+    '"metadata": {"a": MARK}',
+    '"tool_choice": "none", "tools": [{"type": "function", "name": "f", "input_schema": MARK,'
+    ' "parameters": MARK, "function": {"name": "f", "parameters": MARK}}]',
+    '"tool_choice": {"type": "none"}, "tools": [{"name": "f", "input_schema": MARK}]',
+    '"text": {"format": {"type": "text", "schema": MARK}}',
+    '"conversation": MARK',
+    '"output_config": {"format": {"type": "json_schema", "schema": MARK}}',
+    '"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "i", "name": "n",'
+    ' "input": MARK}]}, {"role": "user", "content": "x"}]',
+    '"unknown": MARK',
+)
+
+
+@pytest.mark.parametrize("path", sorted(BOMBS))
+@pytest.mark.parametrize("levels", [100, 300, 900, 50_000])
+async def test_no_depth_of_json_makes_a_route_fail(door: Door, path: str, levels: int) -> None:
+    """Wherever a body may hold any JSON: however deep it is, it is served or refused in shape."""
+    deep = '{"a":' * levels + "1" + "}" * levels
+    for place in PLACES:
+        reply = await door.post(path, (BOMBS[path] % place.replace("MARK", deep)).encode())
+        assert reply.status_code in (200, 400), (place, reply.text)
+    await door.idle()
+
+
 @pytest.mark.parametrize("body_type", [ChatBody, CompletionBody])
 async def test_no_bytes_make_the_parser_fail(body_type: Any) -> None:
     """Any bytes at all are either a body or an ApiError with a 400."""
