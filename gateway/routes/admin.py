@@ -20,6 +20,7 @@ from gateway.principal import service_tier_name
 from gateway.readiness import judge
 from gateway.routes.json_response import json_response
 from gateway.services import Services
+from gateway.workers.answers import all_doors
 from tenants.errors import LedgerError
 
 router = APIRouter(route_class=AdminRoute)
@@ -34,9 +35,9 @@ _PAGE_HEADERS = {
 
 @router.get("/admin/api/engine")
 async def engine_state(request: Request) -> Response:
-    """Return the engine's present and last seconds, its newest snapshot, and the door's counts."""
+    """Return the engine's present and last seconds, its newest snapshot, and the doors' counts."""
     services: Services = request.app.state.services
-    return json_response(describe(services))
+    return json_response(describe(services) | {"workers": await all_doors(services)})
 
 
 @router.get("/admin/api/admission")

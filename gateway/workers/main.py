@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from socket import socket
 
@@ -26,7 +27,7 @@ from gateway import logging as gateway_logging
 from gateway.app import create_app
 from gateway.cli.output import note
 from gateway.door_run import DoorRun
-from gateway.ledger import ledger
+from gateway.ledger import Ledger, open_ledger
 from gateway.process import prepare_process
 from gateway.services import Services
 from gateway.settings import Settings
@@ -47,10 +48,11 @@ from gateway.workers.words import (
     encode,
     restored,
 )
-from tenants.errors import LedgerError
+from tenants.errors import DatabaseUnavailable, LedgerError
 
 logger = logging.getLogger(__name__)
 
+LEDGER_PAUSE_S = 0.5
 EXIT_FAILED = 2
 EXIT_ORPHANED = 71
 # Without a parent: as long as the last rows need to reach the ledger, or the disk.
@@ -88,7 +90,9 @@ class Worker:
     async def _serve(self) -> None:
         settings, folder = self._settings, Path(self._order.folder)
         place = Place(self._order.index, settings.workers, folder)
-        async with ledger(settings, note) as opened:
+        async with AsyncExitStack() as held:
+            opened = await self._open_ledger()
+            held.push_async_callback(opened.database.close)
             tiers = await opened.repository.list_tiers()
             app = create_app(
                 settings,
@@ -117,6 +121,16 @@ class Worker:
                 on_drain=lambda count: self._say(Draining(count)),
                 on_cut=lambda count: self._say(Cut(count)),
             )
+
+    async def _open_ledger(self) -> Ledger:
+        while True:
+            try:
+                return await open_ledger(self._settings, note)
+            except DatabaseUnavailable as error:
+                if not self._order.is_patient or self._is_told:
+                    raise
+                logger.info("waiting for the ledger: %s", error)
+                await asyncio.sleep(LEDGER_PAUSE_S)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Do what the parent says; without a parent there is nothing left to do."""

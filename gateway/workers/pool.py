@@ -181,7 +181,8 @@ class WorkerPool:
         def order(control_fd: int) -> Order:
             folder, http_fd = str(self._folder), self._bound.fileno()
             token = self._admin_token
-            return Order(self._settings, token, slot.index, folder, http_fd, control_fd)
+            is_patient = self.started.is_set()
+            return Order(self._settings, token, slot.index, folder, http_fd, control_fd, is_patient)
 
         slot.failure, slot.is_started = "", False
         child = WorkerChild(self._clock, hear)

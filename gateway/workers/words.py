@@ -22,6 +22,7 @@ class Order(msgspec.Struct, frozen=True):
     folder: str
     http_fd: int
     control_fd: int
+    is_patient: bool  # a ledger that is away will come back: wait for it
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

@@ -140,12 +140,15 @@ async def test_a_worker_killed_while_postgres_is_away(
         await asyncio.sleep(1)  # the last flush has reached the disk
         for pid in house.pids:
             os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(mortal_postgres.start)
         await eventually(lambda: len(house.pids) == 2, "others in their place")
+        await asyncio.sleep(3)  # they wait for the ledger, and do not die of its absence
+        waiting = set(house.pids)
+        await asyncio.to_thread(mortal_postgres.start)
         await settled(house, load.received)
         rows = {row.request_id for row in await house.rows()}
         assert before <= rows
         await eventually(lambda: not spooled(tmp_path), "the disk is empty again")
+        assert set(house.pids) == waiting
 
 
 async def test_redis_goes_away(

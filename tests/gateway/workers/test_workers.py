@@ -57,6 +57,9 @@ async def test_any_worker_tells_of_all(tmp_path: Path, redis_server: RedisServer
                 assert story["door"]["outcome"] == "ok"
                 assert story["engine"][name]["state"] == "finished"
         assert (await house.get("/admin/api/requests/nobody")).status_code == 404
+        state = await house.engine()
+        assert [door["worker"] for door in state["workers"]] == [0, 1, 2]
+        assert sum(door["max_queue"] for door in state["workers"]) == 512
         await check_counters(house)
         told = (await house.get("/metrics")).text.count("\nvllm:num_requests_running ")
         assert told == 1  # the engine's own figures stand there once
