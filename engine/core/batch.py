@@ -146,13 +146,15 @@ class SampledToken:
     """The token drawn for one request; logprobs only where the order asked for them.
 
     `logprob` is the natural log of the model's own probability (temperature 1, no filters),
-    as the OpenAI API reports it.
+    as the OpenAI API reports it. `vector` is the prompt's embedding where that was ordered:
+    float32, little-endian, of length 1; the token then means nothing.
     """
 
     request_id: str
     token_id: int
     logprob: float | None = None
     top: tuple[TopLogprob, ...] = ()
+    vector: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

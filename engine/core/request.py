@@ -72,6 +72,8 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # includes the model's end tokens unless ignore_eos
     logprobs: int | None = None
+    # True: what the model makes of the whole prompt is wanted as a vector, in place of any token.
+    embeds: bool = False
     # What the answer must be (engine/core/grammar.py); "": anything. A client's text: never shown.
     grammar: str = field(default="", repr=False)
 

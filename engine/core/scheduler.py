@@ -8,6 +8,7 @@ copies go on beside any number of steps; what either still uses stays fenced unt
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from engine.core.batch import Batch, Chunk, SampledToken, StepResult, decode_chunk
@@ -312,6 +313,9 @@ class Scheduler:
         request.add_token(token.token_id, now_ns)
         request.fault_count = 0  # it got past the place where its steps failed
         sampling = request.order.sampling
+        if sampling.embeds:
+            ended = self.end(request, FinishReason.STOP, now_ns, num_output_tokens=0)
+            return dataclasses.replace(ended, vector=token.vector)
         reason: FinishReason | None = None
         if token.token_id in sampling.stop_token_ids and (
             # Before min_tokens an end comes only where the grammar allows nothing else.

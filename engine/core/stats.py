@@ -46,7 +46,8 @@ class RequestStats:
 class TokenEvent:
     """One token of one request, or its end, or both; the last event carries the stats.
 
-    `token_id` is None on an event that only ends the request (abort, rejection, failure).
+    `token_id` is None on an event that only ends the request (abort, rejection, failure), and on
+    one that brings an embedding: float32, little-endian.
     """
 
     request_id: str
@@ -56,6 +57,7 @@ class TokenEvent:
     top: tuple[TopLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stats: RequestStats | None = None
+    vector: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

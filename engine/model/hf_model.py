@@ -68,6 +68,19 @@ class PagedModel(Protocol):
         """What it asks of its attention."""
         ...
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden states."""
+        ...
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The hidden states [R, hidden_size] behind the logits that `step` returned last.
+
+        As the output layer saw them, after the last norm; they are good until the next step.
+        """
+        ...
+
     def bind(self, attention: PagedAttention) -> None:
         """Use this attention and its pools from now on."""
         ...
@@ -181,6 +194,11 @@ class HFModel:
         self._context = _Context()
         self._forward_names = frozenset(inspect.signature(model.forward).parameters)
         self._gate()
+        self._hidden: torch.Tensor | None = None
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ModelLoadError(f"{self._family} has no output layer to take hidden states from")
+        head.register_forward_pre_hook(self._keep_hidden)
         AttentionInterface.register(ATTENTION_NAME, _attention_forward)
         for module in model.modules():
             if hasattr(module, "layer_idx"):
@@ -238,6 +256,21 @@ class HFModel:
         """What it asks of its attention."""
         return self._needs
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden states: what the output layer takes."""
+        assert self._hidden is not None, "the probe has run once"
+        return int(self._hidden.shape[-1])
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The hidden states [R, hidden_size] behind the last logits."""
+        assert self._hidden is not None, "a step comes first"
+        return self._hidden
+
+    def _keep_hidden(self, _head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._hidden = args[0].flatten(0, -2)
+
     def bind(self, attention: PagedAttention) -> None:
         """Use this attention and its pools from now on."""
         assert attention.kv_cache.shape == kv_shape_of(self._needs)
@@ -270,6 +303,7 @@ class HFModel:
             logits: torch.Tensor = self._model(**call, logits_to_keep=rows).logits[0]
             return logits
         every: torch.Tensor = self._model(**call).logits[0]
+        self._hidden = self.hidden[rows]
         return every[rows]
 
     def _gate(self) -> None:

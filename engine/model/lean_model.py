@@ -61,6 +61,7 @@ class LeanModel:
         self._scale = float(needs.head_dim**-0.5)
         self._cache: KVCache | None = None
         self._decoder: NativeDecoder | None = None
+        self._hidden: torch.Tensor | None = None
         try:
             with torch.inference_mode():
                 self._take(model.module)
@@ -127,6 +128,17 @@ class LeanModel:
         return torch.device("cpu")
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden states."""
+        return len(self._final_norm)
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """The hidden states [R, hidden_size] behind the last logits."""
+        assert self._hidden is not None, "a step comes first"
+        return self._hidden
+
+    @property
     def needs(self) -> AttentionNeeds:
         """What it asks of its cache."""
         return self._needs
@@ -151,7 +163,11 @@ class LeanModel:
         if self._decoder is None or not _ascend(inp.sample_rows):
             return self._step_by_layers(inp, self._cache)
         alone = _rows_alone(inp) if len(inp.sample_rows) < inp.num_tokens else None
-        logits: torch.Tensor = self._head(self._decoder.run(inp, self._embedding, alone))
+        return self._logits(self._decoder.run(inp, self._embedding, alone))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self._hidden = hidden
+        logits: torch.Tensor = self._head(hidden)
         return logits
 
     def _step_by_layers(self, inp: StepInput, cache: KVCache) -> torch.Tensor:
@@ -185,8 +201,7 @@ class LeanModel:
             h = native.rms_norm(x, layer.post_norm, self._eps, residual)
             x = layer.down(layer.swiglu(h))
         assert x is not None, "a model has layers"
-        logits: torch.Tensor = self._head(native.rms_norm(x, self._final_norm, self._eps, residual))
-        return logits
+        return self._logits(native.rms_norm(x, self._final_norm, self._eps, residual))
 
     def _attend(
         self,

@@ -174,6 +174,7 @@ def _load(
         host_kv_bytes=0 if host is None else host.cache.num_bytes,
         host_kv_format=limits.host.form.name,
         has_grammars=grammars is not None,
+        embedding_size=found.model.hidden_size,
     )
     sampler = Sampler(found.model.vocab_size, native, grammars)
     report("warming up", 0.9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,6 +53,7 @@ class RunnerInfo:
     host_kv_bytes: int = 0  # for parked contexts; 0: none can be parked
     host_kv_format: str = "raw"
     has_grammars: bool = False  # it can hold an answer to a grammar
+    embedding_size: int = 0  # numbers of an embedding; 0: it makes none
 
 
 class ModelRunner:
@@ -122,8 +124,7 @@ class ModelRunner:
                 assert swap is not None, "a copy for an executor without host blocks"
                 swap.begin(batch.parks, batch.returns)
             if batch.chunks:
-                logits = self._step(self._inputs.build(batch))
-                tokens = self._sampler.sample(logits, rows) if rows else []
+                tokens = self._compute(batch, rows)
             if swap is not None:
                 step_ns = self._clock.now_ns() - began
                 finished = swap.poll(step_ns) if batch.chunks else swap.wait_any()
@@ -144,6 +145,23 @@ class ModelRunner:
             copied=finished.copied,
             lost_copies=finished.lost,
         )
+
+    def _compute(self, batch: Batch, rows: Sequence[Chunk]) -> list[SampledToken]:
+        """Return the tokens of `rows`, with the vectors of those that want to be embedded."""
+        wanted = {c.request_id: at for at, c in enumerate(rows) if c.sampling and c.sampling.embeds}
+        # What a recorded graph leaves behind are its logits alone.
+        step = self._model.step if wanted else self._step
+        logits = step(self._inputs.build(batch))
+        tokens = self._sampler.sample(logits, rows) if rows else []
+        if not wanted:
+            return tokens
+        vectors = normed(self._model.hidden)
+        return [
+            dataclasses.replace(token, vector=vectors[wanted[token.request_id]].numpy().tobytes())
+            if token.request_id in wanted
+            else token
+            for token in tokens
+        ]
 
     def close(self) -> None:
         """Stop what runs beside the engine's thread; nothing may be executed afterwards."""
@@ -175,6 +193,11 @@ def warm_up_batches(capacity: Capacity) -> tuple[Batch, ...]:
         for i in range(min(capacity.max_batch_requests, capacity.max_batch_tokens))
     )
     return Batch(0, prompts), Batch(0, decodes)
+
+
+def normed(hidden: torch.Tensor) -> torch.Tensor:
+    """Return vectors [R, H] of length 1, float32 and on the CPU."""
+    return torch.nn.functional.normalize(hidden.float(), dim=-1).cpu()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -123,8 +123,9 @@ class Engine:
             host_kv_format=self.config.host_kv_format if capacity.num_host_blocks else "",
             policy_options=self.config.policy_options,
             latency_profile=profile_name(self.config),
-            # Executors of other makers need not know the word.
+            # Executors of other makers need not know the words.
             has_grammars=bool(getattr(self.info, "has_grammars", False)),
+            embedding_size=int(getattr(self.info, "embedding_size", 0)),
         )
 
 

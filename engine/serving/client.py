@@ -37,6 +37,7 @@ class EngineInfo:
     policy_options: tuple[tuple[str, float], ...] = ()  # those that were given
     latency_profile: str = ""  # a name or a file
     has_grammars: bool = False  # it can hold an answer to a grammar (SamplingParams.grammar)
+    embedding_size: int = 0  # numbers of an embedding (SamplingParams.embeds); 0: it makes none
 
 
 FinishListener = Callable[[RequestStats], None]
