@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from engine.core.errors import ModelLoadError
 from engine.model.attention import AttentionNeeds, PagedAttention
+from engine.model.hidden_tap import HiddenTap
 from engine.model.kv_cache import KVShape
 from engine.model.step_input import StepInput
 
@@ -194,11 +195,7 @@ class HFModel:
         self._context = _Context()
         self._forward_names = frozenset(inspect.signature(model.forward).parameters)
         self._gate()
-        self._hidden: torch.Tensor | None = None
-        head = model.get_output_embeddings()
-        if head is None:
-            raise ModelLoadError(f"{self._family} has no output layer to take hidden states from")
-        head.register_forward_pre_hook(self._keep_hidden)
+        self._tap = HiddenTap(model)
         AttentionInterface.register(ATTENTION_NAME, _attention_forward)
         for module in model.modules():
             if hasattr(module, "layer_idx"):
@@ -259,17 +256,12 @@ class HFModel:
     @property
     def hidden_size(self) -> int:
         """Width of the last hidden states: what the output layer takes."""
-        assert self._hidden is not None, "the probe has run once"
-        return int(self._hidden.shape[-1])
+        return int(self._tap.states.shape[-1])
 
     @property
     def hidden(self) -> torch.Tensor:
         """The hidden states [R, hidden_size] behind the last logits."""
-        assert self._hidden is not None, "a step comes first"
-        return self._hidden
-
-    def _keep_hidden(self, _head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self._hidden = args[0].flatten(0, -2)
+        return self._tap.states
 
     def bind(self, attention: PagedAttention) -> None:
         """Use this attention and its pools from now on."""
@@ -303,7 +295,7 @@ class HFModel:
             logits: torch.Tensor = self._model(**call, logits_to_keep=rows).logits[0]
             return logits
         every: torch.Tensor = self._model(**call).logits[0]
-        self._hidden = self.hidden[rows]
+        self._tap.choose(rows)
         return every[rows]
 
     def _gate(self) -> None:
