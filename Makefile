@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 SERVE_FLAGS ?= --demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format map train-builtin bench clean
+.PHONY: help install serve test lint format map openapi train-builtin bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,6 +48,9 @@ format: $(VENV)/.test  ## rewrite the code in the house's form
 
 map: $(VENV)/.test  ## draw the README's map of the house again
 	$(BIN)/python tests/readme_map.py
+
+openapi: $(VENV)/.test  ## write docs/openapi.json again
+	$(BIN)/python tests/openapi_file.py
 
 train-builtin: $(VENV)/.serve  ## train the built-in model again from its seed (about an hour on two cores)
 	$(BIN)/python -m engine.model.builtin.train
