@@ -10,10 +10,13 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import uvloop
 
@@ -28,23 +31,28 @@ STEP_MS = 4
 MEAN_TOKENS = 15  # of answers that end by themselves
 
 
-def settings_of(folder: Path, redis_url: str, workers: int) -> Settings:
-    return Settings(
-        data_dir=folder,
-        port=0,
-        redis_url=redis_url,
-        workers=workers,
-        tenant_queue_factor=1e6,
-        log_level="warning",
-    )
+def settings_of(
+    folder: Path, redis_url: str, workers: int, more: Mapping[str, Any] = MappingProxyType({})
+) -> Settings:
+    values: dict[str, Any] = {
+        "data_dir": folder,
+        "port": 0,
+        "redis_url": redis_url,
+        "workers": workers,
+        "tenant_queue_factor": 1e6,
+        "log_level": "warning",
+    }
+    return Settings(**(values | more))
 
 
-async def serve(folder: Path, redis_url: str, workers: int, admin_token: str) -> None:
+async def serve(
+    folder: Path, redis_url: str, workers: int, admin_token: str, more: Mapping[str, Any]
+) -> None:
     """Be the parent of the workers, in a process of its own, until a stop signal."""
     config = engine_config("paced", STEP_MS)
     options = (*config.executor_options, ("mean_tokens", str(MEAN_TOKENS)))
     config = dataclasses.replace(config, executor_options=options)
-    settings = settings_of(folder, redis_url, workers)
+    settings = settings_of(folder, redis_url, workers, more)
     with listen(HOST, 0) as bound:
         run = WorkersRun(settings, config, admin_token, bound, lambda _stage, _share: None)
         port = bound.getsockname()[1]
@@ -59,10 +67,15 @@ async def serve(folder: Path, redis_url: str, workers: int, admin_token: str) ->
 
 @contextlib.asynccontextmanager
 async def workers_process(
-    folder: Path, redis_url: str, workers: int, admin_token: str
+    folder: Path,
+    redis_url: str,
+    workers: int,
+    admin_token: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[int]:
-    """Run workers for the length of a block; yields their port."""
+    """Run workers for the length of a block, with `more` settings; yields their port."""
     flags = ["--data", str(folder), "--redis", redis_url, "--workers", str(workers)]
+    flags += ["--settings", json.dumps(dict(more))]
     command = [
         sys.executable,
         "-m",
@@ -92,9 +105,10 @@ def main() -> None:
     parser.add_argument("--redis", required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--token", required=True)
+    parser.add_argument("--settings", type=json.loads, default={}, help="as JSON")
     args = parser.parse_args()
     gateway_logging.set_up("warning")
-    uvloop.run(serve(args.data, args.redis, args.workers, args.token))
+    uvloop.run(serve(args.data, args.redis, args.workers, args.token, args.settings))
 
 
 if __name__ == "__main__":

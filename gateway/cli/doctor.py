@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +55,8 @@ def doctor(
 
 def all_checks(settings: Settings) -> list[Check]:
     """Run every check, those of the machine first."""
+    import asyncio
+
     from gateway.cli import checks
 
     return [
@@ -153,6 +154,8 @@ async def check_database(settings: Settings) -> Check:
 
 async def check_limits(settings: Settings) -> Check:
     """Does the store of limits answer, and would it rather refuse than forget?"""
+    import asyncio
+
     from redis.exceptions import RedisError
 
     from gateway.cli.checks import fail, ok, warn

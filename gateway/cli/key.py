@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gateway.cli.key_set import change, read_scopes
 from gateway.cli.limit import read_limits
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
 from gateway.cli.output import CommandError, moment, note, print_json, print_table
@@ -15,7 +16,7 @@ from gateway.cli.times import later, parse_duration
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
     from tenants.repository import RevocationPlan, Rotation
-    from tenants.values import Budget, IssuedKey, KeyRecord, Limits, Route, TenantRecord
+    from tenants.values import Budget, IssuedKey, KeyRecord, Limits, TenantRecord
 
 Tenant = Annotated[str, flag("tenant", "Whose key it is, by name or id.", "NAME")]
 Name = Annotated[str, flag("name", "What it is for.", "TEXT", "TIERGATE_KEY_NAME")]
@@ -86,6 +87,7 @@ def build_app() -> typer.Typer:
     app = typer.Typer(help="The keys of tenants.", rich_markup_mode=None)
     app.command("create")(create)
     app.command("list")(list_all)
+    app.command("set")(change)
     app.command("rotate")(rotate)
     app.command("revoke")(revoke)
     app.command("revoke-all")(revoke_all)
@@ -123,7 +125,7 @@ def create(
     lifetime = None if expires_in is None else parse_duration(expires_in)
     kind = _environment(environment)
     allowed = None if models is None else [m.strip() for m in models.split(",")]
-    routes = None if scopes is None else _routes(scopes)
+    routes = None if scopes is None else read_scopes(scopes)
     limits = _limits({"rpm": rpm, "tpm": tpm, "concurrent": concurrent})
     budgets = _budgets(budget or [], alert)
 
@@ -307,16 +309,6 @@ def revoke_all(
         print_json(gone)
         return
     print(f"revoked {len(gone)} keys of {tenant}")
-
-
-def _routes(text: str) -> list[Route]:
-    from tenants.values import Route
-
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in set(Route)]
-    if unknown:
-        raise CommandError(f"--scopes: {unknown[0]!r} is none of {', '.join(Route)}")
-    return [Route(name) for name in names]
 
 
 def _limits(given: dict[str, str | None]) -> Limits:

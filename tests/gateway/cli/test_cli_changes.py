@@ -39,6 +39,25 @@ def test_a_tenant_is_given_another_tier_and_organisation(tiergate: Any) -> None:
     assert tiergate("tenant", "set", "acme", "--tier", "gold").code == 2
 
 
+def test_a_key_is_narrowed_and_widened(tiergate: Any) -> None:
+    """Only what is named changes; `all` and `never` open again."""
+    tiergate("tenant", "add", "acme")
+    key = tiergate("key", "create", "--tenant", "acme", "--json").json["record"]["id"]
+    narrow = tiergate(
+        "key", "set", key, "--scopes", "chat,models", "--models", "a, b", "--json"
+    ).json
+    assert (narrow["scopes"], narrow["models"]) == (["chat", "models"], ["a", "b"])
+    said = tiergate("key", "set", key, "--models", "all", "--expires-in", "30d").out
+    assert "scopes chat,models, models all, until 20" in said
+    wide = tiergate("key", "set", key, "--scopes", "all", "--expires-in", "never", "--json").json
+    assert (wide["scopes"], wide["expires_at"]) == (None, None)
+    assert tiergate("key", "set", key).err.startswith("error: nothing to change")
+    assert "is none of" in tiergate("key", "set", key, "--scopes", "root").err
+    assert tiergate("key", "set", key, "--expires-in", "soon").code == 2
+    tiergate("key", "revoke", key)
+    assert "revoked or expired" in tiergate("key", "set", key, "--name", "x").err
+
+
 def test_a_user_is_given_another_role(tiergate: Any) -> None:
     tiergate("user", "add", "ann", "--role", "owner", "--oidc-subject", "s1")
     assert "last owner" in tiergate("user", "role", "ann", "viewer").err

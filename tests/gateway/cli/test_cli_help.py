@@ -66,6 +66,7 @@ def test_every_command_is_there() -> None:
         "tenant enable",
         "key create",
         "key list",
+        "key set",
         "key revoke",
         "key rotate",
         "key revoke-all",
