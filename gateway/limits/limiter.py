@@ -181,7 +181,12 @@ class Limiter:
         return True
 
     async def run(self) -> None:
-        """Do the limiter's own work until cancelled."""
+        """Do the limiter's own work until cancelled; a store that is away is noticed at once."""
+        try:
+            await self._store.ping()
+        except StoreAway:
+            while self._breaker.is_closed:
+                self._failed()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.run())
             tasks.create_task(self._tend())

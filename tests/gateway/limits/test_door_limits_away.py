@@ -120,3 +120,17 @@ async def test_a_gateway_that_stops_has_told_redis_everything(
         (seats,) = client.keys("tiergate:{*}:con:*") or [b""]
         assert not seats or client.zcard(seats) == 0
         assert int(client.hget(sums, "rr") or 0) == 2, "both were reserved"
+
+
+async def test_a_store_that_is_away_from_the_start_is_told_before_anybody_asks(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    """A gateway begins without its Redis, says so, and finds it when it is there."""
+    own_redis.kill()
+    async with open_door(tmp_path, settings={"redis_url": own_redis.url}) as door:
+        await eventually(lambda: not is_up(door), "it is noticed")
+        ready = await door.http.get("/readyz")
+        assert (ready.status_code, ready.json()["degraded"]) == (200, ["limits"])
+        own_redis.start()
+        await eventually(lambda: is_up(door), "the store is there")
+        assert (await door.http.get("/readyz")).json()["degraded"] == []
