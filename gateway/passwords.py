@@ -40,11 +40,9 @@ class Passwords:
         if len(password) > MAX_LENGTH:
             return False
         async with self._turns:
+            if not self._nobodys:  # made for whomever comes first: its time must not tell of whom
+                self._nobodys = await asyncio.to_thread(self._hasher.hash, secrets.token_urlsafe())
             if digest is None:
-                if not self._nobodys:
-                    self._nobodys = await asyncio.to_thread(
-                        self._hasher.hash, secrets.token_urlsafe()
-                    )
                 await asyncio.to_thread(self._verify, self._nobodys, password)
                 return False
             return await asyncio.to_thread(self._verify, digest, password)

@@ -100,9 +100,7 @@ async def export(request: Request) -> Response:
         raise bad_value("format", f"'format' must be one of: {', '.join(WRITERS)}.")
     tenant = await _tenant_of(request, query)
     until = moment_of(query, "until") or utc_now()
-    since = moment_of(query, "since")
-    if since is None:
-        raise bad_value("since", "'since' is required: from when on?")
+    since = moment_of(query, "since") or until - LONGEST
     if not timedelta(0) <= until - since <= LONGEST:
         raise bad_value("since", f"'since' must be at most {LONGEST.days} days before 'until'.")
     await _note(request, "usage.export", tenant, query)

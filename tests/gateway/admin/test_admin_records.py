@@ -18,6 +18,7 @@ from tenants.usage_verify import verify_usage
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LONG_AGO = "usage/export?since=2026-01-01"
+ALL = "usage/export"
 
 
 async def served(office: Office, tier: str, count: int) -> None:
@@ -58,7 +59,7 @@ async def test_an_export_of_one_tenant_has_no_other(office: Office) -> None:
     mine = (await office.get("tenants/premium-tenant"))["id"]
     for who, path in (
         ("operator", f"{LONG_AGO}&tenant=premium-tenant&format=jsonl"),
-        ("tenant-viewer", f"{LONG_AGO}&format=jsonl"),
+        ("tenant-viewer", f"{ALL}?format=jsonl"),
         ("tenant-viewer", f"{LONG_AGO}&tenant=premium-tenant&format=jsonl"),
     ):
         text = (await office.ask("GET", path, who=who)).text
@@ -87,7 +88,6 @@ async def test_an_audit_export_holds_all_entries_in_order(office: Office) -> Non
 @pytest.mark.parametrize(
     "path",
     [
-        "usage/export",
         "usage/export?since=2024-01-01&until=2026-01-01",
         "usage/export?since=2026-02-01&until=2026-01-01",
         "usage/export?since=soon",
