@@ -20,6 +20,7 @@ from engine.core.stats import TokenEvent
 from engine.serving.client import EngineClient, TokenStream
 from gateway.choice import Choice
 from gateway.completion import Delta, Usage
+from gateway.embedding_choice import EmbeddingChoice
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.gate import Gate, Pass
 from gateway.lengths import Lengths
@@ -123,6 +124,8 @@ class Answer:
     def _choice(self, index: int) -> Choice:
         plan = self.plan
         stopwatch = Stopwatch(plan.arrival_ns, len(plan.prompt_of(index)), plan.slo)
+        if plan.sampling.embeds:
+            return EmbeddingChoice(plan, index, self._codec, stopwatch)
         return Choice(plan, index, self._codec, self._codec.output(plan.stops), stopwatch)
 
     async def deltas(self) -> AsyncGenerator[Piece]:
@@ -159,7 +162,8 @@ class Answer:
     def _take(self, choice: Choice, events: list[TokenEvent]) -> tuple[list[Delta], int]:
         """Let the choice take its events, and tell admission and engine what follows from them."""
         opening: list[Delta] = []
-        if not choice.has_begun and events[0].token_id is not None:
+        first = events[0]
+        if not choice.has_begun and (first.token_id is not None or first.vector):
             choice.has_begun = True
             opening = choice.opening()
             if self._pass is not None:

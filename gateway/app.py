@@ -47,7 +47,7 @@ from gateway.limits.redis_store import RedisStore, connect
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
-from gateway.routes import health, inference, messages, models, responses
+from gateway.routes import embeddings, health, inference, messages, models, responses
 from gateway.routes.admin_rooms import admin_routers
 from gateway.services import LoadCodec, ModelHost, Services, TierTable
 from gateway.settings import Settings
@@ -105,7 +105,7 @@ def create_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
-    for room in (inference, messages, responses, models, health):
+    for room in (inference, messages, responses, embeddings, models, health):
         app.include_router(room.router)
     if admin_token is not None:  # without a secret there is no admin route at all
         app.state.admin = AdminDesk(settings, ledger, admin_token, services.clock)

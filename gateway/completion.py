@@ -112,6 +112,7 @@ class FinishedChoice:
     echoed: int = 0  # characters of the prompt in front of the answer
     calls: tuple[ToolCall, ...] = ()
     stop: str | None = None
+    vector: bytes = b""  # an embedding: float32, little-endian
 
 
 class Delta(NamedTuple):

@@ -19,6 +19,7 @@ from engine.core.request import SamplingParams
 from engine.serving.client import EngineInfo
 from gateway.asking import Asked, asked_in_chat, asked_in_text
 from gateway.completion import Heading, Shape
+from gateway.dialects.embeddings import EmbeddingBody, EmbeddingShape
 from gateway.dialects.openai import ChatShape, TextShape
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.limit_desk import affordable
@@ -272,6 +273,30 @@ class Encoder:
             for text, tokens in zip(sent, prompts, strict=True)
         )
         return dataclasses.replace(plan, echoes=echoes)
+
+    async def embedding(
+        self,
+        body: EmbeddingBody,
+        principal: Principal,
+        tiers: Sequence[TierRecord],
+        arrival_ns: int,
+    ) -> Plan:
+        """Return the plan of embeddings; raises ApiError."""
+        require_model(body.model, principal, self._info, self._aliases)
+        size = self._info.embedding_size
+        if not size:
+            raise ApiError(Problem.UNSUPPORTED, "This server's engine makes no embeddings.")
+        if body.dimensions not in (None, size):
+            raise bad_value("dimensions", f"This model's embeddings have {size} dimensions.")
+        tier = choose_tier(body.service_tier, principal, tiers)
+        prompts = await self.codec.encode_prompts(body.prompts)
+        if not all(prompts):
+            raise bad_value("input", "An input must have at least one token.")
+        shape, asked = EmbeddingShape(body.encoding), [Asked("")] * len(prompts)
+        completion = body.as_completion()
+        plan = self._plan(completion, shape, principal, tier, prompts, asked, arrival_ns)
+        sampling = dataclasses.replace(plan.sampling, embeds=True, stop_token_ids=())
+        return dataclasses.replace(plan, sampling=sampling)
 
     def _plan(
         self,

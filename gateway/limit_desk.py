@@ -131,7 +131,7 @@ class LimitDesk:
 
     def _most(self, plan: Plan) -> Spend:
         prompt_tokens = sum(map(len, plan.prompts))
-        output_tokens = plan.sampling.max_tokens * plan.num_choices
+        output_tokens = plan.most_output_tokens
         cost_nano = max(
             prompt_tokens * max(tier.price_prompt_nano, tier.price_cached_nano)
             + output_tokens * tier.price_output_nano

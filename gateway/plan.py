@@ -58,6 +58,11 @@ class Plan:
         return len(self.prompts) * self.choices_per_prompt
 
     @property
+    def most_output_tokens(self) -> int:
+        """The most tokens that all its answers can come to."""
+        return 0 if self.sampling.embeds else self.sampling.max_tokens * self.num_choices
+
+    @property
     def wants_logprobs(self) -> bool:
         """True where log probabilities are part of the answer."""
         return self.sampling.logprobs is not None

@@ -262,18 +262,7 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[Prompt]:
         """The prompts, each a text or token ids; checked here because of the four forms."""
-        value = self.prompt
-        if isinstance(value, str):
-            return [value]
-        if not isinstance(value, list) or not value:
-            raise _prompt_fault()
-        if _is_token_list(value):
-            return [value]
-        if len(value) > MAX_PROMPTS:
-            raise bad_value("prompt", f"At most {MAX_PROMPTS} prompts can be sent at once.")
-        if not all(isinstance(item, str) or _is_token_list(item) for item in value):
-            raise _prompt_fault()
-        return value
+        return prompts_of(self.prompt, "prompt", MAX_PROMPTS)
 
     def check(self) -> None:
         """Refuse what no single field can show."""
@@ -292,10 +281,22 @@ def _is_token_list(value: Any) -> bool:
     )
 
 
-def _prompt_fault() -> ApiError:
-    return bad_value(
-        "prompt", "'prompt' must be a string, a list of strings, token ids, or lists of token ids."
-    )
+def prompts_of(value: Any, field: str, most: int) -> list[Prompt]:
+    """Return the prompts in one of the four forms of `field`; raises ApiError."""
+    if isinstance(value, str):
+        return [value]
+    if _is_token_list(value):
+        return [value]
+    good = isinstance(value, list) and bool(value)
+    if good and len(value) > most:
+        raise bad_value(field, f"At most {most} prompts can be sent at once.")
+    if not good or not all(isinstance(item, str) or _is_token_list(item) for item in value):
+        raise bad_value(
+            field,
+            f"'{field}' must be a string, a list of strings, token ids, or lists of token ids.",
+        )
+    found: list[Prompt] = value
+    return found
 
 
 class CheckedBody(Protocol):

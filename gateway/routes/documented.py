@@ -110,6 +110,14 @@ RESPONSE = answer_of(
     output=ITEMS,
     service_tier=TEXT,
 )
+EMBEDDINGS = answer_of(
+    "embeddings",
+    "usage",
+    object={"const": "list"},
+    data=ITEMS,
+    model=TEXT,
+    service_tier=TEXT,
+)
 MODEL = answer_of(
     "model", id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT, max_model_len=COUNT
 )
