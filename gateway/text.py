@@ -161,6 +161,7 @@ class TextCodec:
     ) -> tuple[int, ...]:
         """Return a conversation as tokens, ready for the answer; raises ApiError."""
         plain = [plain_message(index, message) for index, message in enumerate(messages)]
+        name_results(plain)
         try:
             return await self._run(partial(self._tokenizer.encode_chat, plain, tools))
         except ValueError:
@@ -251,6 +252,20 @@ def plain_message(index: int, message: Message) -> dict[str, Any]:
             for number, part in enumerate(message.content)
         ]
     return plain
+
+
+def name_results(messages: Sequence[dict[str, Any]]) -> None:
+    """Name the tool in each message with a call's result, where the client has not.
+
+    Some templates show the name, or insist on it; clients send the call's id.
+    """
+    names: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        name = names.get(message.get("tool_call_id", ""))
+        if name is not None:
+            message.setdefault("name", name)
 
 
 def _text_part(param: str, part: ContentPart) -> dict[str, str]:

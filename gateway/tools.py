@@ -20,6 +20,7 @@ from gateway.errors import ApiError, Problem, bad_value
 from gateway.schemas import ChatBody, FunctionTool
 from gateway.tool_reader import CLOSE, OPEN, ToolReader
 
+NEXT = "\n"  # between two calls
 MOST_CALLS = 16  # that an answer may be made to have, should it not want to end
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -101,14 +102,14 @@ class WantedTools:
         """
         assert self.must_call or answer is not None
         lines = [f"start: {'calls' if self.must_call else 'answer | calls'}"]
-        more = 0 if self.only_one else MOST_CALLS - 1
         if form is ToolForm.HERMES:
             before, after = OPEN + "\n", "\n" + CLOSE
-            between = after + "\n" + before
+            more = 0 if self.only_one else MOST_CALLS - 1
+            again = f" ({_quoted(after + NEXT + before)} call){{0,{more}}}" if more else ""
+            lines.append(f"calls: {_quoted(before)} call{again} {_quoted(after)}")
         else:
-            before, between, after = "", "; ", ""
-        again = f" ({_quoted(between)} call){{0,{more}}}" if more else ""
-        lines.append(f"calls: {_quoted(before)} call{again} {_quoted(after)}")
+            # Templates of this family refuse a conversation with several calls in one answer.
+            lines.append("calls: call")
         lines.append(f"call: {schema_in_lark(self._call_schema(form))}")
         if not self.must_call and answer is not None:
             lines.append(f"answer: {schema_in_lark(answer)}")

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Never
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -57,10 +57,12 @@ class ChatTemplate:
         environment = _environment()
         try:
             self._template = environment.from_string(source)
-            names = meta.find_undeclared_variables(environment.parse(source))
+            names = environment.parse(source).find_all(nodes.Name)
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
-        self.tool_form = _tool_form(source) if "tools" in names else None
+        # Some give the variable another value first: that it is read at all is what counts.
+        takes_tools = any(name.name == "tools" and name.ctx == "load" for name in names)
+        self.tool_form = _tool_form(source) if takes_tools else None
 
     def render(
         self,

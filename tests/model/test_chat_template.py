@@ -10,7 +10,7 @@ import pytest
 import tokenizers_made_here as made
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.model.chat_template import ChatTemplate, ChatTemplateError
+from engine.model.chat_template import ChatTemplate, ChatTemplateError, ToolForm
 from engine.model.tokenizer import Tokenizer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -220,3 +220,28 @@ def test_a_template_with_a_mistake_is_refused_at_load(tmp_path: Path) -> None:
     folder = made.write_folder(tmp_path, made.word_piece(), {"chat_template": "{% if %}"})
     with pytest.raises(ChatTemplateError, match="not valid"):
         Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        ("{{ messages }}", None),
+        ("{% for tools in messages %}{% endfor %}", None),
+        ("{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}", ToolForm.HERMES),
+        ("{% if tools %}<tool_call><function=name>{% endif %}", ToolForm.OTHER),
+        ('{% if tools %}{{ \'{"name": f, "parameters": a}\' }}{% endif %}', ToolForm.LLAMA),
+        ('{% if tools %}{{ "{\\"name\\": f, \\"parameters\\": a}" }}{% endif %}', ToolForm.LLAMA),
+        (
+            "{% if custom is defined %}{% set tools = custom %}{% endif %}"
+            "{% if not tools is defined %}{% set tools = none %}{% endif %}"
+            "{% if tools is not none %}<|python_tag|>{% endif %}",
+            ToolForm.LLAMA,
+        ),
+        ("{% if tools %}[TOOL_CALLS]{% endif %}", ToolForm.OTHER),
+        ('{% if tools %}[{"name": n, "arguments": a}]{% endif %}', ToolForm.OTHER),
+        ("{% if tools %}{{ tools }}{% endif %}", ToolForm.OTHER),
+    ],
+)
+def test_a_template_says_how_tools_are_called(source: str, form: ToolForm | None) -> None:
+    """None where it takes no tools, whatever else it is about."""
+    assert ChatTemplate(source).tool_form is form
