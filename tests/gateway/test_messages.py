@@ -16,6 +16,7 @@ from talking_executor import ALPHABET
 from engine.core.clock import utc_now
 from gateway.dialects.errors import anthropic_status, anthropic_type
 from gateway.errors import Problem
+from tenants.values import Limits
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -298,3 +299,27 @@ async def test_overload_is_529_with_hint_and_reason(tmp_path: Any) -> None:
         assert int(reply.headers["retry-after-ms"]) > 0
         assert reply.headers["x-tiergate-reason"] == "saturated"
         await asyncio.gather(*waiting)
+
+
+async def test_limits_have_the_apis_own_headers(door: Door) -> None:
+    """On success and on refusal, by the names that its SDKs read; the refusal says when."""
+    tenant = await door.ledger.repository.create_tenant("limited", "free", utc_now())
+    limits = Limits(requests_per_minute=2, tokens_per_minute=1000)
+    made = await door.ledger.repository.create_key(tenant.id, utc_now(), limits=limits)
+    headers = {"x-api-key": made.plaintext}
+    left = []
+    for number in range(2):
+        sent = body(f"limited {number}", max_tokens=2)
+        reply = await door.http.post(MESSAGES, json=sent, headers=headers)
+        assert reply.status_code == 200
+        assert reply.headers["anthropic-ratelimit-requests-limit"] == "2"
+        assert reply.headers["anthropic-ratelimit-tokens-limit"] == "1000"
+        assert reply.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+        assert not any(name.startswith("x-ratelimit") for name in reply.headers)
+        left.append(reply.headers["anthropic-ratelimit-requests-remaining"])
+    assert left == ["1", "0"]
+    reply = await door.http.post(MESSAGES, json=body(stream=True), headers=headers)
+    assert reply.status_code == 429
+    assert is_error(reply, "rate_limit_error")
+    assert reply.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert 0 < int(reply.headers["retry-after"]) <= 61  # a minute, and the second under way
