@@ -22,8 +22,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import httpx
+
+from engine.core.clock import utc_now
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = (
@@ -37,6 +42,7 @@ expected-statuses = ["4xx"]
 """
 CLIENTS, OPERATORS = r"^/(v1/|livez|readyz|metrics)", r"^/admin"
 START_LIMIT_S = 240
+ANSWERED = re.compile(r'^tiergate_requests_total\{.*tiergate_outcome="ok".*\} (\S+)$', re.MULTILINE)
 COUNT = re.compile(r"(\d[\d,]*) generated")
 
 
@@ -83,14 +89,21 @@ def fuzz(url: str, token: str, only: str, examples: int, seed: int) -> tuple[int
     return done.returncode, cases, done.stdout + done.stderr
 
 
+def answered(url: str) -> int:
+    """Return how many requests got an answer: a fuzzer that is only ever refused shows little."""
+    told = httpx.get(f"{url}/metrics", timeout=60).text
+    return sum(int(float(count)) for count in ANSWERED.findall(told))
+
+
 def main() -> int:
     """Fuzz, print the counts, and return 1 where a case failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=60, help="most cases of an operation")
     parser.add_argument("--only", default="", help="paths to fuzz, as a regular expression")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="file to write the result to, as JSON")
     options = parser.parse_args()
-    failed = total = 0
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, gateway(Path(folder)) as ready:
         runs = ((CLIENTS, ready["keys"]["premium"]), (OPERATORS, ready["admin_token"]))
         if options.only:
@@ -102,11 +115,25 @@ def main() -> int:
             took_s = time.monotonic() - began
             print(f"{paths}: {cases} cases in {took_s:.0f} s, exit code {code}", flush=True)
             if code:
-                failed = 1
                 print(said)
-            total += cases
-    print(json.dumps({"cases": total, "failed": failed, "seed": options.seed}))
-    return failed
+            results.append({"paths": paths, "cases": cases, "seconds": round(took_s), "code": code})
+        answers = answered(ready["url"])
+    failed = any(result["code"] for result in results)
+    told = {
+        "measured": utc_now().date().isoformat(),
+        "schemathesis": version("schemathesis"),
+        "checks": CHECKS.split(","),
+        "examples": options.examples,
+        "seed": options.seed,
+        "runs": results,
+        "cases": sum(result["cases"] for result in results),
+        "answers": answers,
+        "failed": failed,
+    }
+    if options.out is not None:
+        options.out.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told))
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -26,3 +26,4 @@ def test_no_case_breaks_the_contract() -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["cases"] > 1000
+    assert told["answers"] > 50
