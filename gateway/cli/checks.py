@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gateway.settings import Settings, unknown_variables
+from gateway.settings import Settings, SettingsError, unknown_variables
 from tenants.keys import is_well_formed_admin_token
 
 OLDEST_PYTHON = (3, 11)
@@ -154,6 +154,25 @@ def check_settings(settings: Settings) -> Iterator[Check]:
             f"{settings.host} is reachable from other machines in plain http",
             "put a proxy with TLS in front",
         )
+        if not (settings.admin_url or "").startswith("https://"):
+            yield warn(
+                "admin logins",
+                "their cookie is not bound to https",
+                "set TIERGATE_ADMIN_URL to where people reach the gateway",
+            )
+    if settings.oidc_issuer is not None:
+        yield check_oidc(settings)
+
+
+def check_oidc(settings: Settings) -> Check:
+    """Can the provider be used as it is set? It is not asked."""
+    from gateway.admin.oidc_settings import require_oidc
+
+    try:
+        require_oidc(settings)
+    except SettingsError as error:
+        return fail("oidc", str(error), "see docs/admin.md")
+    return ok("oidc", f"users of {settings.oidc_issuer} may log in")
 
 
 def check_workers(settings: Settings) -> Check:

@@ -145,6 +145,24 @@ def test_an_open_address_and_a_bad_token_are_told(
     code, found = looked("--host", "0.0.0.0")
     assert found["address"]["state"] == "warn"
     assert (code, found["admin token"]["state"]) == (1, "fail")
+    assert found["admin logins"]["state"] == "warn"
+    monkeypatch.setenv("TIERGATE_ADMIN_URL", "https://gateway.example")
+    assert "admin logins" not in looked("--host", "0.0.0.0")[1]
+
+
+def test_a_provider_that_cannot_be_used_is_told(
+    looked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the words that `serve` would refuse with; no provider, no line."""
+    assert "oidc" not in looked()[1]
+    monkeypatch.setenv("TIERGATE_OIDC_ISSUER", "http://id.example")
+    code, found = looked()
+    assert (code, found["oidc"]["state"]) == (1, "fail")
+    assert "must be an https URL" in found["oidc"]["found"]
+    monkeypatch.setenv("TIERGATE_OIDC_ISSUER", "https://id.example")
+    monkeypatch.setenv("TIERGATE_OIDC_CLIENT_ID", "tiergate")
+    monkeypatch.setenv("TIERGATE_ADMIN_URL", "https://gateway.example")
+    assert looked()[1]["oidc"]["state"] == "ok"
 
 
 @pytest.mark.parametrize(
