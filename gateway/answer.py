@@ -84,6 +84,10 @@ class Answer:
             else:
                 self._take_places()
             is_open = True
+        except ApiError as refusal:
+            if self._held is not None:
+                refusal.headers.update(self._held.headers(is_refused=True))
+            raise
         finally:
             if not is_open:
                 self._lengths.forget(self.plan)
@@ -93,7 +97,7 @@ class Answer:
     @property
     def limit_headers(self) -> Mapping[str, str]:
         """What the client is told of its limits; nothing where it has none."""
-        return NO_HEADERS if self._held is None else self._held.headers
+        return NO_HEADERS if self._held is None else self._held.headers()
 
     def _take_places(self) -> None:
         if not self._engine.ready:

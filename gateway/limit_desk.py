@@ -8,6 +8,7 @@ very rows that the bill is made of. It knows no HTTP beyond the headers it hands
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from gateway.limits.allowances import Allowances
 from gateway.limits.headers import explain, retry_headers
 from gateway.limits.limiter import Limiter
 from gateway.limits.rules import MOST, Allowance, most_output
-from gateway.limits.values import Alert, Ask, Away, Denial, Spend
+from gateway.limits.values import Alert, Ask, Away, Denial, Grant, Spend
 from gateway.plan import Plan
 from gateway.principal import Principal
 from tenants.values import TierRecord, UsageRecord
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MOST_COST = MOST // 2
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+RateHeaders = Callable[[Grant | Denial], dict[str, str]]
 
 
 class Held:
@@ -39,24 +41,38 @@ class Held:
 
     __slots__ = (
         "_cost_nano",
+        "_grant",
         "_is_sealed",
         "_is_served",
         "_limiter",
         "_num_open",
         "_output_tokens",
         "_prompt_tokens",
-        "headers",
+        "_rate_headers",
         "id",
     )
 
-    def __init__(self, limiter: Limiter, request_id: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, limiter: Limiter, grant: Grant, rate_headers: RateHeaders) -> None:
         self._limiter = limiter
-        self.id = request_id
-        self.headers = headers
+        self._grant = grant
+        self._rate_headers = rate_headers
+        self.id = grant.ask.id
         self._num_open = 0
         self._is_sealed = False
         self._is_served = False
         self._prompt_tokens = self._output_tokens = self._cost_nano = 0
+
+    def headers(self, *, is_refused: bool = False) -> dict[str, str]:
+        """Return where the limits stand: with this request, or as if it had not come."""
+        grant = self._grant
+        if is_refused:
+            pairs = zip(grant.readings, grant.ask.costs(), strict=True)
+            readings = tuple(
+                (max(used - cost, 0), wait_us, reset_us)
+                for (used, wait_us, reset_us), cost in pairs
+            )
+            grant = dataclasses.replace(grant, readings=readings)
+        return self._rate_headers(grant)
 
     def began(self) -> None:
         """A choice is on its way to the engine; `ended` follows, once."""
@@ -127,7 +143,7 @@ class LimitDesk:
             )
         if isinstance(verdict, Denial):
             raise denied(verdict, headers_of(verdict))
-        return Held(self.limiter, ask.id, headers_of(verdict))
+        return Held(self.limiter, verdict, headers_of)
 
     def _most(self, plan: Plan) -> Spend:
         prompt_tokens = sum(map(len, plan.prompts))

@@ -182,11 +182,7 @@ class Limiter:
 
     async def run(self) -> None:
         """Do the limiter's own work until cancelled; a store that is away is noticed at once."""
-        try:
-            await self._store.ping()
-        except StoreAway:
-            while self._breaker.is_closed:
-                self._failed()
+        await self._look()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.run())
             tasks.create_task(self._tend())
@@ -275,6 +271,17 @@ class Limiter:
             for hold in self._holds.values():
                 self._emergency.adopt(hold.ask, (now_ns - hold.began_ns) // 1000)
         self._wake.set()
+
+    async def _look(self) -> None:
+        """Find out whether the store is there, before anybody asks; the loop may be busy as yet."""
+        while self._breaker.is_closed:
+            try:
+                await self._store.ping()
+            except StoreAway:
+                self._failed()
+            else:
+                self._breaker.succeeded()
+                return
 
     async def _tend(self) -> None:
         while True:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from door_kit import CHAT, TEXT, Door, chat_body, eventually, open_door, text_body
 from openai import APIStatusError, RateLimitError
+from tiny_checkpoint import write_checkpoint
 
 from engine.core.clock import utc_now
 from gateway.limits.values import Totals
@@ -185,6 +186,8 @@ async def test_every_refusal_after_the_reservation_gives_it_back(tmp_path: Path)
         await eventually(lambda: door.services.admission.waiting == 1, "the queue is full")
         refused = [await door.post(CHAT, chat_body(max_tokens=2)) for _ in range(5)]
         assert Counter(a.status_code for a in refused) == {503: 5}
+        assert {a.headers["x-ratelimit-remaining-requests"] for a in refused} == {"99"}
+        assert all(set(rate_headers(a)) == RATE_HEADERS for a in refused)
         sums = await totals(door)
         assert (sums.reserved.requests, sums.released.requests, sums.open.requests) == (6, 5, 1)
         door.open_gate()
@@ -361,21 +364,45 @@ BODIES: dict[str, dict[str, Any]] = {
         "max_tokens": 5,
     },
     "/v1/responses": {"model": "talker", "input": "Hi"},
+    "/v1/embeddings": {"model": "talker", "input": "Hi"},
 }
 UNBILLED = {"/v1/messages/count_tokens"}
 
 
-async def test_every_route_that_bills_goes_through_the_limits(door: Door) -> None:
+async def test_every_route_that_bills_goes_through_the_limits(tmp_path: Path) -> None:
     """A tenant that may do nothing can do nothing, on any route that there is."""
-    await limit(door, requests_per_minute=0)
-    paths = (await door.http.get("/openapi.json")).json()["paths"]
-    posts = {path for path, verbs in paths.items() if path.startswith("/v1/") and "post" in verbs}
-    assert posts - UNBILLED == BODIES.keys(), "a new route needs a body here"
-    for path, body in BODIES.items():
-        for stream in (False, True):
-            answer = await door.post(path, body | {"stream": stream})
-            assert answer.status_code == 429, (path, answer.text)
-    assert door.services.desk.limiter.state.denied == {"requests_per_minute": 2 * len(BODIES)}
+    import engine.model.loader  # takes a while: not within the start's deadline
+
+    model = write_checkpoint(tmp_path / "tiny")  # a real one, since it can embed
+    engine = {"executor": "model", "model": str(model), "served_name": "talker", "threads": 1}
+    async with open_door(tmp_path, engine=engine) as door:
+        await limit(door, requests_per_minute=0)
+        paths = (await door.http.get("/openapi.json")).json()["paths"]
+        posts = {path for path, verbs in paths.items() if path[:4] == "/v1/" and "post" in verbs}
+        assert posts - UNBILLED == BODIES.keys(), "a new route needs a body here"
+        for path, body in BODIES.items():
+            for stream in (False, True):
+                answer = await door.post(path, body | {"stream": stream})
+                assert answer.status_code == 429, (path, answer.text)
+        denied = door.services.desk.limiter.state.denied
+        assert denied == {"requests_per_minute": 2 * len(BODIES)}
+        served = await door.post("/v1/embeddings", BODIES["/v1/embeddings"], "free")
+        assert served.status_code == 200, "who has no such limit is served"
+
+
+async def test_embeddings_take_their_prompts_and_no_more(tmp_path: Path) -> None:
+    """No token of an answer is reserved for a vector; what is billed is what was read."""
+    import engine.model.loader  # takes a while
+
+    model = write_checkpoint(tmp_path / "tiny")
+    engine = {"executor": "model", "model": str(model), "served_name": "talker", "threads": 1}
+    async with open_door(tmp_path, engine=engine) as door:
+        await limit(door, tokens_per_minute=40)
+        body = {"model": "talker", "input": ["a quick fox", "sea"]}
+        answer = await door.post("/v1/embeddings", body)
+        used = answer.json()["usage"]["prompt_tokens"]
+        assert answer.headers["x-ratelimit-remaining-tokens"] == str(40 - used)
+        await even(door, await door.usage(2))
 
 
 async def test_who_sends_no_max_tokens_is_not_refused_for_that(door: Door) -> None:

@@ -10,6 +10,7 @@ from store_kit import allow, ask
 
 from engine.core.clock import VirtualClock, utc_now
 from gateway.limit_desk import Held
+from gateway.limits.headers import openai_headers
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_store import MemoryStore
 from gateway.limits.rules import Allowance, most_output
@@ -38,8 +39,11 @@ def test_a_hold_ends_once_with_the_sum_of_what_is_billed(
         asked = ask(
             allow(requests_per_minute=5, tokens_per_minute=500), prompt=100, output=100, cost=99
         )
-        assert isinstance(await limiter.reserve(asked), Grant)
-        held = Held(limiter, asked.id, {})
+        grant = await limiter.reserve(asked)
+        assert isinstance(grant, Grant)
+        held = Held(limiter, grant, openai_headers)
+        assert held.headers()["x-ratelimit-remaining-tokens"] == "300"
+        assert held.headers(is_refused=True)["x-ratelimit-remaining-tokens"] == "500"
         for number, one in enumerate(rows):
             held.began()
             if number < ended_before:
