@@ -70,7 +70,7 @@ async def find_caller(request: Request, desk: AdminDesk) -> Caller:
     if not secret:
         raise not_logged_in()
     now = utc_now()
-    session = await desk.repository.find_session(secret, now, idle=desk.idle)
+    session = await desk.find_session(secret, now, address_of(request))
     if session is None:
         raise not_logged_in()
     _check_site(request, desk)

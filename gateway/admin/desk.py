@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from datetime import timedelta
+from collections import OrderedDict
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -13,16 +14,21 @@ from starlette.responses import Response
 from engine.core.clock import Clock, utc_now
 from gateway.admin.attempts import Attempts
 from gateway.admin.oidc_settings import oidc_config
+from gateway.errors import ApiError, Problem
 from gateway.ledger import Ledger
 from gateway.passwords import Passwords
 from gateway.settings import Settings
-from tenants.values import Actor, UserRecord
+from gateway.strangers import Strangers
+from tenants.repository.users import session_digest
+from tenants.values import Actor, SessionRecord, UserRecord
 
 if TYPE_CHECKING:
     from gateway.admin.oidc import OidcClient
 
 MAX_EXPORTS = 2  # at once
 MAX_LOGINS = 32  # waiting for their password to be looked at
+MAX_LOOKUPS = 2  # of cookies at once: most of the ledger's connections are for keys
+MAX_GOOD = 1000
 
 
 def make_oidc(settings: Settings, clock: Clock) -> OidcClient | None:
@@ -51,7 +57,32 @@ class AdminDesk:
         self.attempts = Attempts(clock)
         self.logins = asyncio.Semaphore(MAX_LOGINS)
         self.exports = asyncio.Semaphore(MAX_EXPORTS)
+        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        self._strangers = Strangers(clock)
+        self._good: OrderedDict[str, None] = OrderedDict()  # digests of cookies that were good
         self.oidc = make_oidc(settings, clock)
+
+    async def find_session(self, secret: str, now: datetime, address: str) -> SessionRecord | None:
+        """Return a login in force; raises 429 for an address that tries one cookie after the other.
+
+        A cookie that was good is never held up: a bad neighbour locks nobody out.
+        """
+        digest = session_digest(secret)
+        wait_ms = 0 if digest in self._good else self._strangers.wait_ms(address)
+        if wait_ms:
+            raise ApiError(
+                Problem.RATE_LIMITED, "Too many invalid logins were sent.", retry_after_ms=wait_ms
+            )
+        async with self._lookups:
+            session = await self.repository.find_session(secret, now, idle=self.idle)
+        if session is None:
+            self._strangers.failed(address)
+            return None
+        self._good[digest] = None
+        self._good.move_to_end(digest)
+        while len(self._good) > MAX_GOOD:
+            self._good.popitem(last=False)
+        return session
 
     def is_https(self, request: Request) -> bool:
         """True where people reach this gateway over TLS."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -21,6 +23,8 @@ from tenants.keys import (
     is_well_formed_admin_token,
     key_digest,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LENGTH = len("tgk_live_") + 36
 
@@ -124,3 +128,14 @@ def test_what_is_shown_gives_away_four_characters() -> None:
 
 def test_two_keys_of_the_default_source_differ() -> None:
     assert len({generate_key() for _ in range(100)}) == 100
+
+
+def test_the_rules_for_scanners_find_every_key_and_token() -> None:
+    """In the midst of a line of code; and nothing that only looks a little like one."""
+    rules = tomllib.loads((ROOT / "docs" / "gitleaks.toml").read_text())["rules"]
+    for made in (generate_key(), generate_key("test"), generate_admin_token()):
+        line = f'KEY = "{made}"  # do not commit'
+        found = [rule for rule in rules if re.search(rule["regex"], line)]
+        assert len(found) == 1
+        assert any(word in line for word in found[0]["keywords"])
+        assert not any(re.search(rule["regex"], line.replace(made, made[:-1])) for rule in rules)

@@ -293,3 +293,20 @@ def test_roles_are_in_one_order(role: Role, least: Role) -> None:
     for third in ROLES:
         if may(role, least) and may(least, third):
             assert may(role, third)
+
+
+async def test_cookies_cannot_be_tried_for_ever_and_good_ones_are_not_held_up(
+    small_office: Office,
+) -> None:
+    """Sixty unknown ones in a row, then 429 for unknown ones; who is at work notices nothing."""
+    url, path = small_office.door.url, "/admin/api/session"
+    worker = small_office.people["viewer"]
+    assert (await worker.get(path)).status_code == 200
+    async with httpx.AsyncClient(base_url=url) as guesser:
+        statuses = []
+        for n in range(70):
+            guess = {"cookie": f"tiergate-login=guess{n}"}
+            statuses.append((await guesser.get(path, headers=guess)).status_code)
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+    assert (await worker.get(path)).status_code == 200

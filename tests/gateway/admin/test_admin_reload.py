@@ -49,3 +49,17 @@ async def test_a_set_that_cannot_be_leaves_the_last_good_one(small_office: Offic
     assert door.services.tiers.current == before
     listed = await small_office.ask("GET", f"{V1}/tiers")
     assert [tier["version"] for tier in listed.json()["data"]] == [1, 1]
+
+
+async def test_a_tier_that_is_new_serves_its_tenants_at_once(small_office: Office) -> None:
+    """Added, given to a tenant, and served by its name in answers and metrics."""
+    door = small_office.door
+    batch = {"name": "batch", "rank": 3, "ttft_ms": 60000, "tbt_ms": 2000}
+    await small_office.post("tiers", batch)
+    await small_office.post("tenants", {"name": "patient", "tier": "batch"})
+    key = (await small_office.post("tenants/patient/keys", {}))["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    answer = await door.http.post(CHAT, json=chat_body(max_tokens=2), headers=headers)
+    assert (answer.status_code, answer.headers["x-tiergate-tier"]) == (200, "batch")
+    assert answer.json()["service_tier"] == "flex"
+    assert 'tiergate_tier="batch"' in (await door.http.get("/metrics")).text
