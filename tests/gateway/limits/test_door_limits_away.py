@@ -110,6 +110,25 @@ async def test_a_key_revoked_while_redis_is_asked_opens_nothing(
     assert door.services.desk.limiter.state.open_holds == 0
 
 
+async def test_who_leaves_while_redis_is_asked_holds_nothing(
+    redis_door: Door, own_redis: RedisServer
+) -> None:
+    """Nobody watches a connection before the verdict; afterwards it is seen at once."""
+    door = redis_door
+    await limit(door, concurrent_requests=1)
+    assert (await door.post(CHAT, chat_body(max_tokens=1))).status_code == 200
+    own_redis.freeze()
+    asked = asyncio.create_task(door.post(CHAT, chat_body(max_tokens=900, temperature=1)))
+    await eventually(lambda: len(door.services.live) == 1, "it waits for its limits")
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    own_redis.thaw()
+    await eventually(lambda: len(door.services.live) == 0, "it is over")
+    await eventually(lambda: door.services.desk.limiter.state.open_holds == 0, "nothing is held")
+    await door.idle()
+    await even(door, await door.usage(2))
+
+
 async def test_a_gateway_that_stops_has_told_redis_everything(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
