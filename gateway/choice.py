@@ -90,6 +90,8 @@ class Choice:
                     if self._wants_logprobs:
                         self._unsent.append(self._logprob(event, token_id))
                     text = self._output.push(token_id)
+                    if self._reader is not None:
+                        text += self._codec.tool_marks.get(token_id, "")
                     if text:
                         self._say(text, deltas)
                     if self._output.stopped:

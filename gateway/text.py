@@ -18,6 +18,7 @@ from engine.core.grammar import GrammarError
 from gateway.completion import TokenText
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.schemas import ContentPart, Message, Prompt
+from gateway.tool_reader import CLOSE, OPEN
 
 if TYPE_CHECKING:
     from engine.model.chat_template import ToolForm
@@ -155,6 +156,12 @@ class TextCodec:
     def tool_form(self) -> ToolForm | None:
         """How the model calls tools, None where its chat template takes none."""
         return self._tokenizer.tool_form
+
+    @cached_property
+    def tool_marks(self) -> Mapping[int, str]:
+        """The marks around calls that are special tokens, which a text leaves out, by their id."""
+        found = {mark: self._tokenizer.special_id(mark) for mark in (OPEN, CLOSE)}
+        return {token_id: mark for mark, token_id in found.items() if token_id is not None}
 
     async def encode_chat(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None

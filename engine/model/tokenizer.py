@@ -123,6 +123,11 @@ class Tokenizer:
         template = self._templates.get("tool_use") or self._templates.get("default")
         return None if template is None else template.tool_form
 
+    def special_id(self, text: str) -> int | None:
+        """Return the id of the special token spelt `text`, None where there is no such token."""
+        token_id: int | None = self._backend.token_to_id(text)
+        return token_id if token_id in self._special_ids else None
+
     def encode(self, text: str, add_special: bool = True) -> tuple[int, ...]:
         """Return the ids of a text; special tokens written out in it count as such.
 

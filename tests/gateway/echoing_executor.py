@@ -13,7 +13,8 @@ from engine.core.executor import Capacity
 from engine.serving.build import ProgressReport
 from engine.serving.config import EngineConfig
 
-MARK = b"say:"
+MARK = tuple(b"say:")
+ROLES = range(END_ID, END_ID + 4)
 BLOCK = 2048
 
 
@@ -23,7 +24,7 @@ class EchoingExecutor:
     def __init__(self, capacity: Capacity, info: Info) -> None:
         self.capacity = capacity
         self.info = info
-        self._answers: dict[str, bytes] = {}
+        self._answers: dict[str, tuple[int, ...]] = {}
 
     def execute(self, batch: Batch) -> StepResult:
         drawn = [self._draw(chunk) for chunk in batch.chunks if chunk.sampling is not None]
@@ -37,11 +38,19 @@ class EchoingExecutor:
         return SampledToken(chunk.request_id, answer[index] if index < len(answer) else END_ID)
 
 
-def told(prompt: tuple[int, ...]) -> bytes:
-    """Return what the last turn with a mark tells to say."""
-    turns = bytes(token if token < 256 else 0 for token in prompt).split(b"\0")
-    found = [turn.partition(MARK)[2] for turn in turns if MARK in turn]
-    return found[-1] if found else b"nothing"
+def told(prompt: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what the last turn with a mark tells to say; tokens of a model's own are said too."""
+    told, turn = tuple(b"nothing"), []
+    for token in (*prompt, END_ID):
+        if token not in ROLES:
+            turn.append(token)
+            continue
+        for start in range(len(turn)):
+            if tuple(turn[start : start + len(MARK)]) == MARK:
+                told = tuple(turn[start + len(MARK) :])
+                break
+        turn = []
+    return told
 
 
 def make(config: EngineConfig, progress: ProgressReport) -> EchoingExecutor:

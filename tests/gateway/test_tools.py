@@ -274,6 +274,20 @@ async def test_a_round_trip(echo: Door) -> None:
     assert counts[0] - counts[1] >= called
 
 
+async def test_marks_that_are_special_tokens_are_read(tmp_path: Path) -> None:
+    """A model whose vocabulary has the marks as special tokens, which no text shows, calls too."""
+    folder = write_tokenizer(tmp_path / "tiny")
+    model = use_template(folder, HERMES, "<tool_call>", "</tool_call>")
+    engine = {"executor": "echoing_executor:make", "model": str(model), "block_size": BLOCK}
+    async with open_door(tmp_path, engine=engine) as door:
+        assert len(door.services.host.encoder().codec.tool_marks) == 2
+        one = call_text(door, "weather", {"place": "Ulm"})
+        content, calls, reason = await calls_of(door, chat_body(f"say:So.{one}{one}", tools=TOOLS))
+        assert (content, len(calls), reason) == ("So.", 2, "tool_calls")
+        told = await door.post(CHAT, chat_body(f"say:{one}x"))  # nobody asked for tools
+        assert "<tool_call>" not in told.json()["choices"][0]["message"]["content"]
+
+
 async def test_results_have_their_tools_names(tmp_path: Path) -> None:
     """A template that insists on the name of the tool gets it, though clients send the id only."""
     template = (

@@ -29,8 +29,9 @@ LLAMA = (
 OTHER = "{% if tools %}[TOOL_CALLS]{{ tools | tojson }}{% endif %}" + _TURNS.replace("CALL", _ONE)
 
 
-def use_template(folder: Path, template: str) -> Path:
-    """Give the model in `folder` another chat template."""
+def use_template(folder: Path, template: str, *special: str) -> Path:
+    """Give the model in `folder` another chat template, and further special tokens."""
     config = {"eos_token": SPECIAL[0], "chat_template": template}
+    config |= {"extra_special_tokens": list(special)} if special else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
