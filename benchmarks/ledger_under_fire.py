@@ -141,7 +141,8 @@ class Fire:
         return await self._bring_back()
 
     def _spooled(self) -> list[Path]:
-        return list((self._house.settings.data_dir / "spool").rglob("usage.*"))
+        found = (self._house.settings.data_dir / "spool").rglob("usage.*")
+        return [path for path in found if ".open." not in path.name]
 
 
 def _lines(text: str, start: str) -> list[str]:

@@ -206,6 +206,7 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
         background.start("limits", services.desk.limiter.run())
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
+        background.every("usage-note", services.settings.usage_flush_s, services.meter.note)
         if services.peers.place.count > 1:
             background.every("leftovers", LEFTOVERS_S, services.meter.look_for_leftovers)
         background.start("engine", _start_engine(services, on_failed))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from engine.core.stats import RequestStats
 from gateway.spool import Spool
-from gateway.usage_row import UsageContext, as_delivered, usage_row
+from gateway.usage_row import UsageContext, as_delivered, interrupted_row, usage_row
 from tenants.database import Database
 from tenants.errors import LedgerError
 from tenants.usage import insert_usage
@@ -32,6 +32,7 @@ BATCH = 500
 RETRY_MAX_S = 5.0
 # New rows wait for a ledger that answers slowly, or never, for so long, and then go to disk.
 WRITE_LIMIT_S = 2.0
+MOST_NOTED = 10_000
 REPLAY_LIMIT_S = 60.0  # those on disk are safe
 
 
@@ -78,6 +79,9 @@ class Meter:
         self._spool_bytes = 0
         self._nearly_full = False
         self._may_have_spooled = True  # an earlier run may have left some
+        self._in_hand: list[UsageRecord] = []  # on their way to the ledger, or to disk
+        self._has_note = False
+        self._noting: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> MeterState:
@@ -159,14 +163,14 @@ class Meter:
             else:
                 pause_s = min(max(pause_s * 2, self._flush_s), RETRY_MAX_S)
                 retry_at = loop.time() + pause_s
+            self._in_hand = []
         while self._buffer:
             await self._flush()
 
     async def _keep_all(self) -> None:
         """Put what is buffered on disk: it is not yet time to ask for the ledger again.
 
-        So nothing is in memory for longer than a flush, whoever is away: that much, and the
-        answers under way, are what a killed process can lose.
+        So nothing is in memory for longer than a flush, whoever is away.
         """
         while rows := self._take():
             await self._keep(rows)
@@ -182,8 +186,30 @@ class Meter:
         """See with the next flush whether another process has died and left records on disk."""
         self._may_have_spooled = True
 
+    async def note(self) -> None:
+        """Note on disk what a killed process would take with it: what is under way, as it stands.
+
+        Called as often as rows are flushed, so a kill loses no more than what came since. Who
+        hands the note in changes nothing of requests that have a row already.
+        """
+        rows = list(self._in_hand)
+        rows += [row for stats, context in self._buffer if (row := usage_row(stats, context))]
+        rows += [row for name, it in self._open.items() if (row := interrupted_row(name, it))]
+        if rows or self._has_note:
+            self._has_note = bool(rows)
+            self._noting = asyncio.create_task(asyncio.to_thread(self._note, rows[:MOST_NOTED]))
+            await asyncio.shield(self._noting)
+
+    def _note(self, rows: list[UsageRecord]) -> None:
+        try:
+            self._spool.note(rows)
+        except OSError as error:
+            logger.warning("what is under way cannot be noted on disk: %s", error.strerror)
+
     async def release(self) -> None:
         """Let go of the disk, after `run` has ended; what still waits there is another's to do."""
+        if self._noting is not None:
+            await self._noting
         await asyncio.to_thread(self._spool.close)
 
     async def _flush(self) -> bool:
@@ -212,6 +238,7 @@ class Meter:
             if row is not None:
                 rows.append(row)
                 self._on_row(row)
+        self._in_hand = rows
         return rows
 
     async def _write(self, rows: list[UsageRecord], limit_s: float = WRITE_LIMIT_S) -> bool:

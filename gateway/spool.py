@@ -4,8 +4,9 @@ New records go to `usage.jsonl`. To hand them back, the file is renamed to `usag
 and read in batches; it is deleted when all of it has been taken. A crash in between hands the same
 records back again, which the ledger's writing by request id makes harmless. A line cut short by a
 crash is moved aside with the records that the ledger refuses, for a person to look at. Records of a
-process that died are handed in by the next one that looks, under a lock. Everything here blocks:
-callers run it in a thread.
+process that died are handed in by the next one that looks, under a lock; also the note of what was
+under way when it died, after all else, so that a row that is whole comes first. The note survives
+its process, not the machine: it is not synced. Everything here blocks: callers run it in a thread.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +29,11 @@ from tenants.values import UsageRecord
 MAX_BYTES = 256 * 2**20
 BATCH = 500
 INCOMING, REPLAYING, LOCK = "usage.jsonl", "usage.replaying.jsonl", "lock"
-_WAITING = (INCOMING, REPLAYING)
+NOTE, LEFT = "usage.open.jsonl", "usage.left.jsonl"  # of a process that lives; of one that died
+DRAFT = "usage.open.draft"
+LOCK_TRIES, LOCK_PAUSE_S = 50, 0.01
+_WAITING = (INCOMING, REPLAYING, LEFT)
+_WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def encode_record(record: UsageRecord) -> bytes:
@@ -56,6 +62,8 @@ class Spool:
         self._lock: BinaryIO | None = None
         self._refused = root / "usage.refused.jsonl"
         self._max_bytes = max_bytes
+        if not name:
+            _move_lines(root / NOTE, root / LEFT)  # nobody else uses it: it is of an earlier run
 
     @property
     def size_bytes(self) -> int:
@@ -86,6 +94,19 @@ class Spool:
         """Put records aside that the ledger will never take. Raises OSError."""
         _write(self._refused, [encode_record(record) for record in records])
 
+    def note(self, records: Sequence[UsageRecord]) -> None:
+        """Replace the note of what is under way; without any there is none. Raises OSError."""
+        path = self._own / NOTE
+        if not records:
+            path.unlink(missing_ok=True)
+            return
+        self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._hold_own()
+        draft = self._own / DRAFT
+        with os.fdopen(os.open(draft, _WRITE_NEW, 0o600), "wb") as file:
+            file.writelines(encode_record(record) for record in records)
+        draft.replace(path)
+
     def batches(self) -> Iterator[list[UsageRecord]]:
         """Yield what waits, in batches, oldest first; all of it is deleted when the last is taken.
 
@@ -94,18 +115,23 @@ class Spool:
         """
         yield from self._drain(self._own)
         for folder in self._folders():
-            if folder == self._own or not any(_size(folder / name) for name in _WAITING):
+            # A root has a lock only while another looks into it; what a worker left has one always.
+            names = (*_WAITING, NOTE, *([LOCK] if folder != self._root else []))
+            if folder == self._own or not any((folder / name).exists() for name in names):
                 continue
             with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("ab") as lock:
                 if not _try_lock(lock):
                     continue
+                _move_lines(folder / NOTE, folder / LEFT)
                 yield from self._drain(folder)
+                (folder / DRAFT).unlink(missing_ok=True)
                 (folder / LOCK).unlink(missing_ok=True)
                 if folder != self._root:
                     folder.rmdir()
 
     def close(self) -> None:
         """Leave nothing behind where nothing waits; else let another hand it in."""
+        (self._own / NOTE).unlink(missing_ok=True)
         if self._lock is None:
             return
         if not any((self._own / name).exists() for name in _WAITING):
@@ -122,22 +148,32 @@ class Spool:
         return [self._root, *sorted(path for path in self._root.iterdir() if path.is_dir())]
 
     def _hold_own(self) -> None:
+        """Make and lock the own folder; another may be about to clear away an empty one."""
         if self._own == self._root or self._lock is not None:
             return
-        self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = (self._own / LOCK).open("ab")
-        if not _try_lock(self._lock):
-            raise OSError(errno.EBUSY, "another process holds this folder", str(self._own))
+        for _ in range(LOCK_TRIES):
+            self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileNotFoundError):
+                lock = (self._own / LOCK).open("ab")
+                if _try_lock(lock) and _is_file(lock, self._own / LOCK):
+                    self._lock = lock
+                    return
+                lock.close()
+            time.sleep(LOCK_PAUSE_S)
+        raise OSError(errno.EBUSY, "another process holds this folder", str(self._own))
 
     def _drain(self, folder: Path) -> Iterator[list[UsageRecord]]:
         incoming, replaying = folder / INCOMING, folder / REPLAYING
         for _ in range(2):  # what an earlier run left, then what came since
             if not replaying.exists():
                 if not incoming.exists():
-                    return
+                    break
                 os.replace(incoming, replaying)
             yield from self._read(replaying)
             replaying.unlink()
+        if (folder / LEFT).exists():
+            yield from self._read(folder / LEFT)
+            (folder / LEFT).unlink()
 
     def _read(self, path: Path) -> Iterator[list[UsageRecord]]:
         batch: list[UsageRecord] = []
@@ -154,6 +190,13 @@ class Spool:
             yield batch
 
 
+def _move_lines(source: Path, target: Path) -> None:
+    """Append a file to another and remove it; twice, if it is killed in between, does no harm."""
+    if source.exists():
+        _write(target, [source.read_bytes()])
+        source.unlink()
+
+
 def _size(path: Path) -> int:
     """Return the bytes of a file; another process may have taken it away at this moment."""
     try:
@@ -168,6 +211,14 @@ def _try_lock(file: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_file(file: BinaryIO, path: Path) -> bool:
+    """True while `path` is still the name of this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, lines: list[bytes]) -> None:

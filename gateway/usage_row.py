@@ -91,6 +91,36 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
     )
 
 
+def interrupted_row(request_id: str, context: UsageContext) -> UsageRecord | None:
+    """Return the row of an answer under way, as if it broke off at this moment; None for no answer.
+
+    It counts what was handed to the client. How much of the prompt came from the cache only the
+    engine knows, and will say at the end: here it is counted at the lower of the two prices.
+    """
+    watch, tier = context.stopwatch, context.tier
+    if not context.stream or watch.num_tokens == 0:
+        return None
+    is_cheaper = tier is not None and tier.price_cached_nano < tier.price_prompt_nano
+    assert watch.last_ns is not None
+    stats = RequestStats(
+        request_id=request_id,
+        tenant=context.tenant_id,
+        tier=context.tier_served,
+        finish_reason=FinishReason.FAILED,
+        arrival_ns=watch.arrival_ns,
+        finished_ns=watch.last_ns,
+        first_scheduled_ns=None,
+        first_token_ns=watch.first_ns,
+        last_token_ns=watch.last_ns,
+        num_prompt_tokens=watch.num_prompt_tokens,
+        num_cached_tokens=watch.num_prompt_tokens if is_cheaper else 0,
+        num_output_tokens=watch.num_tokens,
+        preemptions=0,
+        late_tokens=watch.late,
+    )
+    return usage_row(stats, context)
+
+
 def as_delivered(stats: RequestStats, watch: Stopwatch) -> RequestStats:
     """Return the record of a paced answer whose client left before it had seen all of it."""
     is_whole = stats.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)

@@ -47,27 +47,34 @@ async def settled(house: House, received: list[Received]) -> None:
 async def test_a_killed_worker(tmp_path: Path, redis_server: RedisServer) -> None:
     """Its streams break, its seats are freed, another takes its place, the others notice nothing.
 
-    Of the other worker's answers all are billed exactly; what the dead one lost was under way, or
-    had ended within its last flush.
+    Of the other worker's answers all are billed exactly; what the dead one lost came after the
+    last note that it took of what was under way.
     """
     settings, options = {"usage_flush_s": 0.2}, {"step_s": STEP_S}
     async with open_house(tmp_path, redis_server.url, settings=settings, options=options) as house:
-        async with load_on(house) as load:
+        async with load_on(house, tokens=200) as load:
+            await asyncio.sleep(0.6)  # in the middle of the next answers
             victim = house.pids[0]
+            (left,) = (tmp_path / "data" / "spool").glob("worker-0-*")
             os.kill(victim, signal.SIGKILL)
             dead_at = len(load.received)
             await eventually(lambda: len(house.pids) == 2 and victim not in house.pids, "a new one")
-            await load.until(24)
+            await load.until(12)
         await house.idle()
         await settled(house, load.received[dead_at:])
+        await eventually(lambda: not left.exists(), "its note was handed in")
         found = audit(load.received, await house.rows())
         broken = [got for got in load.received if got.broke]
         assert 1 <= len(broken) <= 12
         assert {got.id for got in load.received[dead_at:] if got.broke} == set()
         lost = {name for name, _, _ in found.unbilled}
         assert lost <= {got.id for got in load.received[:dead_at]}
-        # Of those that had ended, at most what came to an end within one flush.
-        assert len(lost - {got.id for got in broken}) <= 12
+        # What its last note told of is billed: of answers under way too, and never too much.
+        bill = {row.request_id: row for row in await house.rows()}
+        noted = [(bill[got.id], got) for got in broken if got.id in bill]
+        assert noted
+        assert {row.finish_reason for row, _ in noted} == {"failed"}
+        assert all(0 < row.output_tokens <= len(got.text) for row, got in noted)
         assert found.overbilled == []
 
 
@@ -122,7 +129,8 @@ async def test_postgres_goes_away(
 
 
 def spooled(folder: Path) -> list[Path]:
-    return list((folder / "data" / "spool").rglob("usage.*"))
+    """Files that wait for the ledger; the note of what is under way is none."""
+    return [p for p in (folder / "data" / "spool").rglob("usage.*") if ".open." not in p.name]
 
 
 async def test_a_worker_killed_while_postgres_is_away(
@@ -141,7 +149,7 @@ async def test_a_worker_killed_while_postgres_is_away(
         for pid in house.pids:
             os.kill(pid, signal.SIGKILL)
         await eventually(lambda: len(house.pids) == 2, "others in their place")
-        await asyncio.sleep(3)  # they wait for the ledger, and do not die of its absence
+        await asyncio.sleep(1.5)  # they wait for the ledger, and do not die of its absence
         waiting = set(house.pids)
         await asyncio.to_thread(mortal_postgres.start)
         await settled(house, load.received)

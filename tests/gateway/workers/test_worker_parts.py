@@ -247,3 +247,41 @@ def test_only_one_worker_writes_what_was_learned(tmp_path: Path) -> None:
         predictor.observe("r", 20, is_whole=True)
         predictor.close()
         assert bool(list(tmp_path.iterdir())) is keeps
+
+
+def test_a_note_of_what_is_under_way_outlives_its_process(tmp_path: Path) -> None:
+    """It is handed in behind whole rows; not while its process lives, nor when it ended well."""
+    script = LEAVES_RECORDS.format(here=str(Path(__file__).parent), root=str(tmp_path)).replace(
+        "print(", 'spool.note([record("open")]); print('
+    )
+    other = Spool(tmp_path, name="worker-0-alive")
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        assert list(other.batches()) == []
+        process.kill()
+    found = [row.request_id for batch in other.batches() for row in batch]
+    assert found == ["a", "b", "open"]
+    other.note([record("mine")])
+    assert list(other.batches()) == []
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_note_of_one_alone_is_found_by_its_next_run(tmp_path: Path) -> None:
+    killed = Spool(tmp_path)
+    killed.note([record("a")])
+    killed.note([record("b")])
+    assert [row.request_id for batch in Spool(tmp_path).batches() for row in batch] == ["b"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_died_with_nothing_to_tell_is_cleared_away(tmp_path: Path) -> None:
+    folder = tmp_path / "worker-2-dead"
+    folder.mkdir()
+    (folder / "lock").touch()
+    (folder / "usage.open.draft").touch()
+    assert list(Spool(tmp_path, name="worker-0-new").batches()) == []
+    assert list(tmp_path.iterdir()) == []
