@@ -36,7 +36,9 @@ class Caller:
     @property
     def tenant_id(self) -> str | None:
         """The only tenant whose things this caller may see; None: everybody's."""
-        return None if self.session is None else self.session.user.tenant_id
+        mine = None if self.session is None else self.session.user.tenant_id
+        assert (mine is not None) == (self.role is Role.TENANT_VIEWER), "else it would see it all"
+        return mine
 
 
 def address_of(request: Request) -> str:

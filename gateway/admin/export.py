@@ -54,16 +54,21 @@ class ExportResponse(Response):
             except LedgerError as error:
                 await told(error).response()(scope, receive, send)
                 return
+            gone = asyncio.create_task(_disconnect(receive))
             try:
                 async with asyncio.timeout(LONGEST_S):
-                    await self._send_all(first, lines, send)
+                    await self._send_all(first, lines, send, gone)
             except (TimeoutError, LedgerError) as error:
                 logger.warning("an export was cut: %s", type(error).__name__)
                 abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
                 if abort is not None:
                     abort()
+            finally:
+                gone.cancel()
 
-    async def _send_all(self, first: str, lines: AsyncIterator[str], send: Send) -> None:
+    async def _send_all(
+        self, first: str, lines: AsyncIterator[str], send: Send, gone: asyncio.Task[None]
+    ) -> None:
         start = {"status": 200, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
         part = first
@@ -72,7 +77,15 @@ class ExportResponse(Response):
             if len(part) >= CHUNK:
                 await _send(send, part, more=True)
                 part = ""
+                if gone.done():  # the server takes what is sent to nobody without a word
+                    return
         await _send(send, part, more=False)
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(send: Send, text: str, *, more: bool) -> None:

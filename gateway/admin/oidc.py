@@ -8,6 +8,7 @@ document names, are ever fetched; all of them over https, or on this machine.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from gateway.admin.oidc_settings import OidcConfig, is_safe_url
 TIMEOUT_S = 10.0
 KEPT_NS = 3600 * NS_PER_S
 RETRY_NS = 60 * NS_PER_S  # an unknown key makes us look again, but not for everybody who asks
+PAUSE_NS = 2 * NS_PER_S  # after a failure
 LEEWAY_S = 60
 MOST_BYTES = 512 * 1024
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
@@ -57,6 +59,8 @@ class OidcClient:
         self.config = config
         self._clock = clock
         self._provider: tuple[int, Provider] | None = None
+        self._fetching = asyncio.Lock()
+        self._failed_ns: int | None = None
         self._keys: tuple[int, KeySet] | None = None
 
     async def authorization_url(self, *, state: str, nonce: str, verifier: str, again: bool) -> str:
@@ -96,10 +100,15 @@ class OidcClient:
 
     async def provider(self) -> Provider:
         """Return the provider's own description, fetched at most once an hour."""
-        if self._provider is None or self._is_old(self._provider[0], KEPT_NS):
-            url = self.config.issuer.rstrip("/") + "/.well-known/openid-configuration"
-            self._provider = self._clock.now_ns(), self._described(await _fetch(url))
-        return self._provider[1]
+        async with self._fetching:  # one at a time: strangers may ask for it as often as they like
+            if self._provider is None or self._is_old(self._provider[0], KEPT_NS):
+                if self._failed_ns is not None and not self._is_old(self._failed_ns, PAUSE_NS):
+                    raise OidcAway("it did not answer a moment ago")
+                self._failed_ns = self._clock.now_ns()
+                url = self.config.issuer.rstrip("/") + "/.well-known/openid-configuration"
+                described = self._described(await _fetch(url))
+                self._provider, self._failed_ns = (self._clock.now_ns(), described), None
+            return self._provider[1]
 
     def _described(self, said: Mapping[str, Any]) -> Provider:
         if said.get("issuer") != self.config.issuer:

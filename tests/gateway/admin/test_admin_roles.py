@@ -116,6 +116,7 @@ async def test_a_tenants_viewer_sees_its_own_and_nothing_else(office: Office) ->
     entries = await office.everything("audit", who=me, limit=50)
     assert entries
     assert {entry["tenant_id"] for entry in entries} == {mine["id"]}
+    assert {entry["address"] for entry in entries} == {""}, "where operators sit is theirs"
     for path in (
         "tenants/other",
         f"tenants/{other['id']}",
@@ -139,6 +140,39 @@ async def test_a_tenants_viewer_sees_its_own_and_nothing_else(office: Office) ->
             assert foreign.content == missing.content, "a foreign thing looks like one not there"
     export = await office.ask("GET", "usage/export?since=2026-11-01&format=jsonl", who=me)
     assert mine["id"] in export.text.splitlines()[0]
+
+
+async def test_nothing_foreign_is_on_any_page_of_a_tenants_viewer(office: Office) -> None:
+    """Every route that such a user may use, with its own names and with foreign ones."""
+    body = {"name": "zz-foreign-payer"}
+    payer = await office.post("organisations", body)
+    body = {"name": "zz-foreign", "tier": "free", "organisation": "zz-foreign-payer"}
+    other = await office.post("tenants", body)
+    key = await office.post("tenants/zz-foreign/keys", {"name": "zz-key"})
+    await office.patch("limits/tenant/zz-foreign", {"limits": {"tokens_per_day": 1}})
+    words = {"zz-", payer["id"], other["id"], key["id"], key["last4"] + '"'}
+    foreign = {
+        "{tenant}": other["id"],
+        "{organisation}": payer["id"],
+        "{tier}": "free",
+        "{key}": key["id"],
+        "{scope}": "tenant",
+        "{target}": other["id"],
+    }
+    own = PARTS | {"{tenant}": "premium-tenant", "{target}": "premium-tenant", "{tier}": "premium"}
+    tried = 0
+    for (method, route), access in ROWS:
+        if method != "GET" or access.role is not Role.TENANT_VIEWER:
+            continue
+        for parts in (own, foreign):
+            path = route
+            for part, value in parts.items():
+                path = path.replace(part, value)
+            answer = await office.ask("GET", path, who="tenant-viewer")
+            found = [word for word in words if word in answer.text]
+            assert not found, (path, found)
+            tried += 1
+    assert tried > 30
 
 
 async def test_a_key_of_the_api_opens_no_admin_route(office: Office) -> None:
