@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import psutil
+import pytest
 from door_kit import chat_body, eventually
 from fire_kit import Received, endless, stream
 from redis_kit import RedisServer
 from workers_kit import House, open_house
+
+from gateway.workers import pool
 
 COUNT = re.compile(r'^tiergate_requests_total\{worker="(\d)".*\} (\S+)$', re.MULTILINE)
 
@@ -150,3 +153,17 @@ async def test_a_worker_without_an_engine_says_so(
         assert (await house.get("/livez")).status_code == 200
         await eventually(is_back, "all workers are ready again")
         assert (await house.post()).status_code == 200
+
+
+async def test_a_worker_that_stands_still_holds_up_nobody(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other takes its connections meanwhile; after a while it is killed and replaced."""
+    async with open_house(tmp_path, redis_server.url) as house:
+        still = house.pids[0]
+        psutil.Process(still).suspend()
+        answers = await asyncio.gather(*[house.post(chat_body(f"{n}")) for n in range(10)])
+        assert {answer.status_code for answer in answers} == {200}
+        monkeypatch.setattr(pool, "SILENT_S", 0.5)
+        await eventually(lambda: still not in house.pids and len(house.pids) == 2, "another")
+        await eventually(lambda: not psutil.pid_exists(still), "it is gone")
