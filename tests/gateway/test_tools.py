@@ -365,6 +365,52 @@ async def test_a_tool_must_be_called_in_messages_too(real: Door) -> None:
         assert is_weather(json.dumps(block["input"]))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_messages_can_be_held_to_a_schema(real: Door, stream: bool) -> None:
+    """`output_config` is followed as `response_format` is."""
+    schema = {
+        "type": "object",
+        "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["days"],
+        "additionalProperties": False,
+    }
+    body = {
+        "model": "talker",
+        "max_tokens": 200,
+        "messages": [{"role": "user", "content": "x"}],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+        "stream": stream,
+    }
+    reply = await real.post(MESSAGES, body)
+    assert reply.status_code == 200, reply.text
+    if stream:
+        events = named_events(reply.text)
+        text = "".join(e["delta"]["text"] for kind, e in events if kind == "content_block_delta")
+    else:
+        (block,) = reply.json()["content"]
+        text = block["text"]
+    assert 1 <= json.loads(text)["days"] <= 9
+
+
+async def test_each_choice_has_its_own_calls(real: Door) -> None:
+    """Several choices in one stream: every delta says whose call it is of."""
+    body = chat_body(
+        tools=TOOLS[:1], tool_choice="required", parallel_tool_calls=False, n=3, temperature=1,
+        seed=5, max_tokens=400, stream=True,
+    )  # fmt: skip
+    *events, done = sse((await real.post(CHAT, body)).text)
+    assert done == "[DONE]"
+    arguments = dict.fromkeys(range(3), "")
+    ids = set()
+    for event in events:
+        (choice,) = event["choices"]
+        for call in choice["delta"].get("tool_calls", []):
+            arguments[choice["index"]] += call["function"]["arguments"]
+            ids |= {call["id"]} if "id" in call else set()
+    assert len(ids) == 3
+    assert all(map(is_weather, arguments.values()))
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
