@@ -15,7 +15,7 @@ COPY gateway gateway
 COPY tenants tenants
 COPY migrations migrations
 COPY dashboards dashboards
-RUN pip install --no-cache-dir -c constraints.txt '.[engine]'
+RUN pip install --no-cache-dir -c constraints.txt '.[engine,oidc]'
 
 USER tiergate
 ENV TIERGATE_HOST=0.0.0.0 \
