@@ -50,6 +50,50 @@ async def test_a_client_that_leaves_frees_every_seat(tmp_path: Path, stream: boo
         assert {row.slo_met for row in rows} == {None}
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_the_seat_is_free_within_two_steps(tmp_path: Path, stream: bool) -> None:
+    """The step that is under way ends, one more may have been planned, and none computes for it.
+
+    The engine is held in its third step while the client hangs up, so steps can be counted.
+    """
+    async with open_door(tmp_path) as door:
+        door.close_gate()
+        body = chat_body(stream=stream, ignore_eos=True, max_tokens=900)
+        asking = asyncio.create_task(door.post(CHAT, body))
+        for _ in range(2):
+            await let_one_step_go(door)
+        held_at = int(step_held(door.gate))
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: len(door.services.live) == 0 or left(door), "it is seen to leave")
+        door.open_gate()
+        await door.idle()
+        now = door.services.host.engine.snapshot
+        assert now is not None
+        assert now.step - held_at <= 1  # the held one and at most one more
+        (row,) = await door.usage()
+        assert (row.finish_reason, 2 <= row.output_tokens <= 4) == ("cancelled", True)
+
+
+def left(door: Door) -> bool:
+    return all(answer.client_left for answer in door.services.live)
+
+
+async def let_one_step_go(door: Door) -> None:
+    await eventually(lambda: step_held(door.gate), "a step is held")
+    before = step_held(door.gate)
+    (door.gate / "step").touch()
+    await eventually(lambda: step_held(door.gate) not in ("", before), "the next one is held")
+
+
+def step_held(gate: Path) -> str:
+    """Return which step is held, empty where none is."""
+    try:
+        return (gate / "held").read_text()
+    except FileNotFoundError:
+        return ""
+
+
 async def test_a_client_that_leaves_the_queue_frees_its_place(tmp_path: Path) -> None:
     """Leaving while still waiting gives the place back, and costs nothing."""
     async with open_door(tmp_path, engine={"max_batch_requests": 1}) as door:
