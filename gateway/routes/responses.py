@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from gateway import metric_names as names
 from gateway.dialects.responses import ResponseShape
 from gateway.dialects.responses_body import KNOWN, ResponsesBody
+from gateway.errors import ApiError
 from gateway.plan import Plan
 from gateway.principal import Principal
 from gateway.routes.documented import RESPONSE, documented
@@ -19,6 +21,15 @@ from gateway.services import Services
 from tenants.values import Route, TierRecord
 
 router = APIRouter()
+# Fields of a chat by their names here, for faults that are found in it.
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "max_tokens": "max_output_tokens",
+        "messages": "input",
+        "prompt": "input",
+        "response_format": "text.format",
+    }
+)
 
 
 @router.post("/v1/responses", openapi_extra=documented(RESPONSE, ResponsesBody, streams=True))
@@ -30,6 +41,10 @@ async def responses(request: Request) -> Response:
         services: Services = request.app.state.services
         encoder = services.host.encoder()
         chat, shape = body.as_chat(encoder.model), ResponseShape(body.echo())
-        return await encoder.chat(chat, principal, tiers, request.state.arrival_ns, shape)
+        try:
+            return await encoder.chat(chat, principal, tiers, request.state.arrival_ns, shape)
+        except ApiError as error:
+            error.param = FIELDS.get(error.param or "", error.param)
+            raise
 
     return await infer(request, names.OPERATION_CHAT, Route.RESPONSES, plan)

@@ -180,6 +180,8 @@ async def test_every_form_of_input_is_the_chat_it_means(door: Door) -> None:
         ({"text": {"format": {"type": "x"}}}, "text.format.type"),
         ({"max_output_tokens": -1}, "max_output_tokens"),
         ({"service_tier": "gold"}, "service_tier"),
+        ({"max_output_tokens": 10**6}, "input"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"model": "other"}, "model"),
     ],
 )  # fmt: skip
