@@ -17,6 +17,9 @@ from engine.model.chat_template import ToolForm
 from gateway.completion import CallDelta
 
 OPEN, CLOSE, PYTHON_TAG = "<tool_call>", "</tool_call>", "<|python_tag|>"
+# Bounds on what is looked at again with every piece, so that none costs more than another.
+MOST_HEAD = 512  # characters in front of a call's arguments
+MOST_HELD = 256  # spaces that may be those in front of a call
 Part: TypeAlias = "str | CallDelta"
 
 # The keys in front of the arguments, in the order in which models write them.
@@ -124,7 +127,12 @@ class CallText:
                 self.stage = _Stage.DONE if self._said else _Stage.BROKEN
             elif not character.isspace():
                 self.stage = _Stage.BROKEN
-        elif character == ":" and self._depth == 1 and not self._in_string:
+        elif (
+            character == ":"
+            and self._depth == 1
+            and not self._in_string
+            and len(self._raw) <= MOST_HEAD  # what is longer is read when it is whole
+        ):
             raw = self.raw
             match = _HEAD.fullmatch(raw)
             if match is not None:
@@ -266,7 +274,7 @@ class ToolReader:
             parts.append(before.rstrip())
             self._begin()
             return rest
-        keep = _possible_start(whole)
+        keep = min(_possible_start(whole), MOST_HELD)
         sure = whole[: len(whole) - keep]
         self._skips_space = self._skips_space and not sure
         parts.append(sure)

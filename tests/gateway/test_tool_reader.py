@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.model.chat_template import ToolForm
 from gateway.completion import CallDelta
-from gateway.tool_reader import Part, ToolReader
+from gateway.tool_reader import MOST_HELD, Part, ToolReader
 
 HERMES, LLAMA = ToolForm.HERMES, ToolForm.LLAMA
 NAMES = frozenset({"add", "look_up"})
@@ -112,6 +112,16 @@ def test_other_ways_to_write_a_call(call: str, arguments: Any) -> None:
     text, calls = every_cut(HERMES, f"<tool_call>{call}</tool_call>")
     assert text == ""
     assert [(name, json.loads(a)) for name, a in calls] == [("add", arguments)]
+
+
+def test_long_heads_and_spaces_are_bounded() -> None:
+    """A call with a long head is told at its end; more spaces than any model writes are text."""
+    name = {"id": "x" * 600, "name": "add", "arguments": {"a": 1}}
+    answer = f"<tool_call>{json.dumps(name)}</tool_call>"
+    assert read(HERMES, list(answer)) == ("", [("add", '{"a": 1}')])
+    text, calls = read(HERMES, [" "] * 1000 + list(hermes("add", {})))
+    assert len(calls) == 1
+    assert 1000 - MOST_HELD <= len(text) < 1000
 
 
 def test_a_call_shows_while_it_is_written() -> None:
