@@ -80,7 +80,7 @@ def _open(path: str | Path, mode: str) -> IO[str]:
 def encode(event: TapeEvent) -> str:
     """Return the event as one line of JSON."""
     fields = {"event": type(event).__name__, **dataclasses.asdict(event)}
-    return json.dumps(fields, separators=(",", ":"))
+    return json.dumps(fields, separators=(",", ":"), default=bytes.hex)
 
 
 def decode(line: str) -> TapeEvent:
@@ -117,6 +117,7 @@ def _step_finished(fields: _Fields) -> TapeEvent:
             token["token_id"],
             token["logprob"],
             tuple([TopLogprob(**top) for top in token["top"]]),
+            bytes.fromhex(token.get("vector", "")),
         )
         for token in result["tokens"]
     ]
