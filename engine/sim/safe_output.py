@@ -68,11 +68,19 @@ def _check_folder(path: Path, replace: bool) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a path that becomes `path` when the block ends well, and vanishes if not.
 
-    An existing file is replaced.
+    An existing file is replaced. A device or a pipe (`/dev/null`, `/dev/stdout`) is written to as
+    it is: to put a file in its place would take it away from everybody.
     """
     try:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder")
+        is_special = path.exists() and not path.is_file()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if is_special:
+        yield path
+        return
+    try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
     except OSError as error:
