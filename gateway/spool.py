@@ -12,7 +12,6 @@ its process, not the machine: it is not synced. Everything here blocks: callers 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import os
@@ -38,7 +37,7 @@ _WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 def encode_record(record: UsageRecord) -> bytes:
     """Return a record as one line of JSON, with its newline."""
-    return orjson.dumps(dataclasses.asdict(record)) + b"\n"
+    return orjson.dumps(record) + b"\n"
 
 
 def decode_record(line: bytes) -> UsageRecord:
