@@ -10,6 +10,7 @@ while another can. It knows sockets and numbers, no request.
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import struct
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from pathlib import Path
 from socket import socket
 from typing import Protocol, cast
 
+logger = logging.getLogger(__name__)
+
 _NUMBER = struct.Struct("<I")
 AWAY = 0xFFFF_FFFF  # of a worker that is not there, or cannot answer
 TICK_S = 0.05
 STEP_ASIDE_S = 0.001
+FAULT_PAUSE_S = 1.0
 PATIENCE = 20  # times that a connection is left to others
 SHORT_PATIENCE = 4  # once that was in vain
 
@@ -126,8 +130,13 @@ class Acceptor:
         if self._patience <= 0:
             self._patience = SHORT_PATIENCE
             self._accept()
-        self._loop.remove_reader(self._bound)
-        self._later = self._loop.call_later(STEP_ASIDE_S, self._listen)
+        self._step_aside(STEP_ASIDE_S)
+
+    def _step_aside(self, seconds: float) -> None:
+        """Look away from the socket for a while."""
+        if self._later is None:
+            self._loop.remove_reader(self._bound)
+            self._later = self._loop.call_later(seconds, self._listen)
 
     def _is_our_turn(self) -> bool:
         least = self._table.least_but(self._index)
@@ -138,6 +147,10 @@ class Acceptor:
         try:
             taken, _ = self._bound.accept()
         except (BlockingIOError, ConnectionError):
+            return False
+        except OSError as error:  # most likely there are no descriptors left
+            logger.error("no connection can be taken: %s", error.strerror)
+            self._step_aside(FAULT_PAUSE_S)
             return False
         taken.setblocking(False)
         self._num_open += 1

@@ -15,9 +15,10 @@ from pydantic import SecretStr
 
 from engine.learning.predictor import LearnedPredictor
 from engine.learning.question import Question
+from gateway.server import listen
 from gateway.settings import Settings
 from gateway.spool import Spool
-from gateway.workers.accepting import AWAY, LoadTable, make_table
+from gateway.workers.accepting import AWAY, Acceptor, LoadTable, make_table
 from gateway.workers.metrics import merge, with_label
 from gateway.workers.peers import Peers
 from gateway.workers.place import Place, meeting_folder
@@ -285,3 +286,57 @@ def test_what_died_with_nothing_to_tell_is_cleared_away(tmp_path: Path) -> None:
     (folder / "usage.open.draft").touch()
     assert list(Spool(tmp_path, name="worker-0-new").batches()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+class Shaken(asyncio.Protocol):
+    """Says hello and ends."""
+
+    def __init__(self, name: str) -> None:
+        self.on_lost = lambda: None
+        self._name = name
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._name.encode())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.on_lost()
+
+
+async def greeting(port: int, kept: list[asyncio.StreamWriter]) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    kept.append(writer)
+    async with asyncio.timeout(30):
+        return (await reader.read(1)).decode()
+
+
+async def test_connections_go_to_whoever_has_fewest(tmp_path: Path) -> None:
+    """Shares are even; who is not ready gets none, and who died leaves all to the other."""
+    make_table(tmp_path / "loads", 2)
+    ready, kept = {"a": False, "b": True}, list[asyncio.StreamWriter]()
+    with listen("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        acceptors = [
+            Acceptor(
+                bound.dup(),
+                LoadTable(tmp_path / "loads"),
+                index,
+                make=lambda name=name: Shaken(name),
+                is_ready=lambda name=name: ready[name],
+            )
+            for index, name in enumerate("ab")
+        ]
+        await asyncio.sleep(0.1)  # both have told of themselves
+        assert [await greeting(port, kept) for _ in range(4)] == ["b"] * 4
+        ready["a"] = True
+        await asyncio.sleep(0.1)
+        later = await asyncio.gather(*[greeting(port, kept) for _ in range(16)])
+        assert sorted(later) == ["a"] * 10 + ["b"] * 6
+        acceptors[1].close()
+        assert [await greeting(port, kept) for _ in range(4)] == ["a"] * 4
+        acceptors[0].close()
+        for acceptor in acceptors:
+            acceptor._bound.close()
+    for writer in kept:
+        writer.close()
+        await writer.wait_closed()
