@@ -210,7 +210,7 @@ def test_a_flood_of_short_prompts_does_not_starve_a_long_one() -> None:
     ]
     long = SimRequest("long", 100 * NS_PER_MS, 130, 3, hasty, "someone")
     requests = sorted([*shorts, long], key=lambda r: r.arrival_ns)
-    options = HybridOptions(second_s=0, oldest_s=0.1, oldest_every=50)
+    options = HybridOptions(second_s=0, oldest_s=0.1, oldest_every=50, fair_seats=0)
     first = first_tokens(requests, options)
     assert first["long"] < shorts[-1].arrival_ns, "it waited until the flood was over"
     begun = sum(200 * NS_PER_MS < at_ns < first["long"] for at_ns in first.values())

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.length_predictor import remaining_tokens
+from engine.core.policies.fair_seats import FairSeats
 from engine.core.policies.hybrid_options import HybridOptions
 from engine.core.policies.open_prompts import LOST, SECOND, OpenPrompts
 from engine.core.policies.patience import absence_ns, due_ns
@@ -77,6 +78,8 @@ class Hybrid(SchedulingPolicy):
         self._asked: dict[str, Request] = {}  # who may have been started in the last step
         self._num_starts = 0  # since the oldest of the lost had its turn
         self._turn: Request | None = None  # whose turn it is
+        self._seats = FairSeats()
+        self._claims: set[str] = set()  # prompts of tenants without a seat
         # The present, read once per step in `limits`.
         self._step_ns = 0
         self._soon_ns = 0
@@ -138,7 +141,11 @@ class Hybrid(SchedulingPolicy):
         self._prompts.sweep(view.num_waiting + view.num_running)
         if options.guard:
             self._guard.look(view)
+        self._seats.sweep(view.num_waiting)
+        self._claims.clear()
         self._triage(view)
+        if self._options.fair_seats:
+            self._hear_claims(view)
         self._give_turn(view)
         link_ns = max(
             self._model.profile.link_out_ns_per_token, self._model.profile.link_in_ns_per_token
@@ -226,8 +233,9 @@ class Hybrid(SchedulingPolicy):
             return (rank, 0, due_ns(request), arrival_ns, request.id)
         if not request.note:
             self._prompts.enter(request, self._decode_cost_ns(request))
+            self._seats.enter(request)
         due, stage = request.note
-        if request is self._turn:
+        if request is self._turn or request.id in self._claims:
             return (rank, -1, arrival_ns, arrival_ns, request.id)
         if stage == LOST or request.id in self._given_up:
             length_ns = self._model.prefill_ns(0, request.num_prompt_tokens)
@@ -257,6 +265,12 @@ class Hybrid(SchedulingPolicy):
                 if not is_fixed and at_ns < self._soon_ns:
                     self._wanted_blocks += num_tokens // view.capacity.block_size + 1
                 at_ns += length_ns
+
+    def _hear_claims(self, view: View) -> None:
+        """Tenants without a seat beside one that has several go first in their class."""
+        for request in self._seats.claims(view):
+            self._claims.add(request.id)
+            self._wanted_blocks += request.num_prompt_tokens // view.capacity.block_size + 1
 
     def _give_turn(self, view: View) -> None:
         """One start in so many belongs to the oldest of the lost: nobody waits for ever (L21)."""

@@ -48,6 +48,7 @@ class HybridOptions:
     park: float = 1.0
     predict: float = 1.0
     guard: float = 1.0
+    fair_seats: float = 1.0
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
