@@ -67,8 +67,8 @@ class AdmissionRules:
 
     Its time must be at least `factor` times the target and the chance to be on time at most
     `most_on_time` (the lower end of the one-sided interval of that much lies beyond the target).
-    Before `least_evidence` outcomes of a tier are known nobody of it is refused, nor on a load
-    older than `stale_ns`. Of those it would refuse one in `probe_every` is let in all the same (0:
+    Before `least_evidence` outcomes of a tier are known nobody of it is refused, nor for a kind of
+    forecast that was hardly checked lately, nor on a load older than `stale_ns`. Of those it would refuse one in `probe_every` is let in all the same (0:
     none): they show what refusals are worth. One in `check_every` of all let in checks the ledger.
     """
 

@@ -40,9 +40,9 @@ class Band:
         self._num_new = 0
         self._made_ns = 0
 
-    @property
-    def num_pairs(self) -> int:
-        """Outcomes seen that have not expired by the last look."""
+    def num_pairs(self, now_ns: int) -> int:
+        """Return how many outcomes were seen that have not expired."""
+        self._expire(now_ns)
         return len(self._pairs)
 
     def said(self, name: str, reference_ns: float, now_ns: int) -> None:
@@ -75,11 +75,14 @@ class Band:
         seen = self._seen
         return (bisect_right(seen, error) + PRIOR_WEIGHT * prior) / (len(seen) + PRIOR_WEIGHT)
 
-    def _make(self, now_ns: int) -> None:
+    def _expire(self, now_ns: int) -> None:
         pairs = self._pairs
         while pairs and now_ns - pairs[0][0] > EXPIRE_NS:
             pairs.popleft()
-        errors = [error for _, error in pairs]
+
+    def _make(self, now_ns: int) -> None:
+        self._expire(now_ns)
+        errors = [error for _, error in self._pairs]
         middle = sorted(errors)[len(errors) // 2] if errors else 0.0
         for said_ns, reference in self._open.values():
             error = math.log(max(now_ns - said_ns, 1) / reference)

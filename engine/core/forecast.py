@@ -26,7 +26,7 @@ MORE_PATHS = 8  # where less than half of these give it up, it is not known bett
 TIGHT = 0.6  # of the target: only who comes nearer is put to the paths
 LOW, HIGH = 0.05, 0.95  # the ends of the interval
 SOME_LUCK = 0.75  # of the chance left by the risk, before any outcome of its kind is known
-LEAST_PAIRS = 8  # before outcomes say more of a likely miss than the simulation
+LEAST_PAIRS = 8  # outcomes of a kind, before it is taken for checked
 RETRY_PATHS = 3
 FARTHEST_NS = 60 * NS_PER_S  # that a drain is simulated into the future
 LEAST_DRAIN = 0.03  # of the speed, that is left to shorten a queue
@@ -54,8 +54,8 @@ class Forecast:
     """A predicted time to first token from now, its 90 % interval, and the chance to be on time.
 
     `risk` is the share of simulated futures in which the policy gives the newcomer up. `basis`
-    names the kind of forecast, `evidence` says how many outcomes of its tier are known. `raw_ns`
-    is the simulation's own answer.
+    names the kind of forecast, `evidence` says how many outcomes of its tier are known, and is 0
+    where hardly one of its kind was seen lately. `raw_ns` is the simulation's own answer.
     """
 
     ttft_ns: float
@@ -201,7 +201,8 @@ class Forecaster:
             band, reference, limit = by_raw, raw_ns, math.log(target_ns / max(raw_ns, 1.0))
             prior = bisect_right(PRIOR, limit) / len(PRIOR)
         errors = band.errors(now_ns)
-        if risk >= 0.5 and band.num_pairs >= LEAST_PAIRS:
+        is_checked = band.num_pairs(now_ns) >= LEAST_PAIRS
+        if risk >= 0.5 and is_checked:
             ttft_ns = target_ns * math.exp(quantile(errors, 0.5))
         elif risk >= 0.5:
             ttft_ns = raw_ns
@@ -216,7 +217,8 @@ class Forecaster:
             raw_ns=raw_ns,
             risk=risk,
             basis=basis,
-            evidence=self._experience.num_outcomes(newcomer.tier),
+            # Outcomes of other kinds say nothing of this one: its chance is only the prior's yet.
+            evidence=self._experience.num_outcomes(newcomer.tier) if is_checked else 0,
         )
 
 

@@ -19,6 +19,8 @@ from engine.core.admission import (
     OnOverload,
     Reason,
 )
+from engine.core.calibration import EXPIRE_NS
+from engine.core.forecast import LEAST_PAIRS
 from engine.core.load import EngineLoad
 from engine.core.prompt_plan import PromptPlan
 
@@ -201,3 +203,40 @@ def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     """One clear error."""
     with pytest.raises(ValueError, match="admission:"):
         AdmissionRules(**wrong)
+
+
+CROWDED = make_load(waiting("free", 1, [500] * 40, due_ns=8 * S), rate=1000.0, free=0)
+MANY = 7000  # tokens of a prompt that every simulated future gives up in that crowd
+
+
+def outcome_of(keeper: Gatekeeper, name: str, now_ns: int, ttft_ns: int) -> Action:
+    """Return what a hopeless forecast comes to; one let in has its first token after `ttft_ns`."""
+    keeper.look(dataclasses.replace(CROWDED, at_ns=now_ns, last_arrival_ns=now_ns), now_ns)
+    who = newcomer(MANY, name=name)
+    verdict = keeper.judge(who, OnOverload.REJECT, now_ns)
+    assert verdict.forecast is not None
+    assert verdict.forecast.basis == "risk 4/4"
+    if verdict.action is Action.ADMIT:
+        keeper.took(who, verdict, now_ns)
+        keeper.first_token(who.id, now_ns + ttft_ns)
+    return verdict.action
+
+
+@pytest.mark.parametrize("mode", [Mode.SOFT, Mode.HARD])
+@pytest.mark.parametrize(("ttft_s", "then"), [(100, Action.REFUSE), (1, Action.ADMIT)])
+def test_nobody_is_refused_for_a_kind_that_nobody_has_checked(
+    mode: Mode, ttft_s: int, then: Action
+) -> None:
+    """Plenty of outcomes of calm times say nothing of a risk: those let in do, until they expire.
+
+    Whether they miss or are on time decides of the next; ten minutes later it begins anew.
+    """
+    keeper = keeper_at(make_load(), AdmissionRules(mode, probe_every=0))
+    assert keeper.judge(newcomer(), OnOverload.REJECT, AT).would is Action.ADMIT
+    for began_ns in (AT, AT + 2 * EXPIRE_NS):
+        said = [
+            outcome_of(keeper, f"{began_ns} {number}", began_ns + number * S // 100, ttft_s * S)
+            for number in range(LEAST_PAIRS)
+        ]
+        assert said == [Action.ADMIT] * LEAST_PAIRS
+        assert outcome_of(keeper, f"{began_ns} next", began_ns + 200 * S, ttft_s * S) is then

@@ -69,6 +69,14 @@ def test_old_outcomes_expire() -> None:
     assert band.chance(0.0, 0.9, S + EXPIRE_NS + 20 * S) == pytest.approx(0.9)
 
 
+def test_outcomes_are_counted_as_of_now() -> None:
+    """Also between two times at which quantiles are made: an expired one is none."""
+    band = taught([3.0] * 10)
+    band.errors(S + EXPIRE_NS)
+    assert band.num_pairs(S + EXPIRE_NS) == 10
+    assert band.num_pairs(S + EXPIRE_NS + 1) == 0
+
+
 def test_a_chance_moves_from_the_prior_to_what_was_seen() -> None:
     """With no outcome it is the prior, with many that miss it goes to nothing."""
     assert Band().chance(0.0, 0.4, S) == pytest.approx(0.4)
@@ -91,7 +99,7 @@ def test_memory_is_bounded() -> None:
     """Neither outcomes nor forecasts without one pile up."""
     band = taught([0.0] * (3 * MOST_PAIRS))
     band.errors(2 * S)
-    assert band.num_pairs <= MOST_PAIRS
+    assert band.num_pairs(2 * S) <= MOST_PAIRS
     experience = Experience()
     for number in range(MOST_OPEN + 100):
         experience.expect(str(number), ("free", "queue"), 1e9, 2e9, S)
@@ -109,4 +117,4 @@ def test_a_forgotten_forecast_has_no_outcome() -> None:
     experience.forget("a")
     experience.first_token("a", 2 * S)
     assert experience.num_outcomes("free") == 0
-    assert all(band.num_pairs == 0 for band in experience.bands("free", "queue"))
+    assert all(band.num_pairs(2 * S) == 0 for band in experience.bands("free", "queue"))
