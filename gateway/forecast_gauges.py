@@ -20,11 +20,13 @@ LENGTH_GAUGES = {
     names.LENGTH_ERROR: "log_error",
     names.LENGTH_ROWS: "rows",
     names.LENGTH_MODELS: "models",
+    names.LENGTH_LEARNING: "is_learning",
 }
 LENGTH_COUNTERS = {
     names.LENGTH_LEARNED: "learned",
     names.LENGTH_FITS: "fits",
     names.LENGTH_DRIFTS: "drifts",
+    names.LENGTH_FAILURES: "failures",
 }
 
 
@@ -47,6 +49,10 @@ def observe_forecasts(services: Services) -> None:
         now = gate.forecasts.ledger
         return by_state(justified=now.justified, false=now.false, unjudged=now.dropped)
 
+    def would() -> Values:
+        now = gate.forecasts.ledger
+        return by_state(said=now.would_refuse, on_time=now.would_on_time, missed=now.would_missed)
+
     def checks() -> Values:
         now = gate.forecasts.ledger
         return by_state(agreed=now.agreed, disagreed=now.checked - now.agreed)
@@ -61,6 +67,7 @@ def observe_forecasts(services: Services) -> None:
     telemetry.observe(names.FORECAST_COVERAGE, coverage)
     telemetry.observe(names.REFUSALS, refusals, monotonic=True)
     telemetry.observe(names.REFUSALS_FALSE_SHARE, lambda: [(gate.forecasts.ledger.false_share, {})])
+    telemetry.observe(names.REFUSALS_WOULD, would, monotonic=True)
     telemetry.observe(names.LEDGER_CHECKS, checks, monotonic=True)
     telemetry.observe(names.RETRY_RETURNS, returns, monotonic=True)
     telemetry.observe(
@@ -84,6 +91,6 @@ def length_reading(services: Services, name: str) -> Callable[[], Values]:
 
     def read() -> Values:
         value = services.lengths.readings().get(name)
-        return [] if value is None else [(value, {})]
+        return [] if value is None else [(float(value), {})]
 
     return read

@@ -107,49 +107,50 @@ class Gate:
 
     def _choose(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict]:
         """Return the plan as it can be served, and the verdict; raises the refusal of its tier."""
-        verdict, refusal = self._look(plan, now_ns)
-        if refusal is None:
-            return plan, verdict
-        found = self._lower(plan, now_ns) if refusal.problem in OWN_TIERS else None
-        is_forecast = verdict.action is not Action.ADMIT
-        if found is None and is_forecast and self._is_protected(plan):
-            return plan, verdict
-        if is_forecast:
-            self.forecasts.refused(plan, verdict, now_ns)
-        if found is None:
-            refusal.verdict = verdict
-            raise refusal
-        return found
+        found = self._look(plan, now_ns)
+        if isinstance(found, Verdict):
+            return plan, found
+        lower = self._lower(plan, now_ns) if found.problem in OWN_TIERS else None
+        if found.verdict is not None:
+            if lower is None and self._is_protected(plan):
+                return plan, found.verdict
+            self.forecasts.refused(plan, found.verdict, now_ns)
+        if lower is None:
+            raise found
+        return lower
 
     def _lower(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict] | None:
         """Return the plan as the next lower tier can serve it, if the plan's tier allows that."""
         for tier in self.lower_tiers(plan):
             lower = plan.served_in(tier)
-            verdict, refusal = self._look(lower, now_ns)
-            if refusal is None:
-                return lower, verdict
+            found = self._look(lower, now_ns)
+            if isinstance(found, Verdict):
+                return lower, found
         return None
 
     def _is_protected(self, plan: Plan) -> bool:
         """True where a forecast alone may send nobody away: it waits, and is perhaps late."""
         return self._rules.mode is Mode.SOFT and plan.tier.rank <= self._rules.top_rank
 
-    def _look(self, plan: Plan, now_ns: int) -> tuple[Verdict, ApiError | None]:
-        """Return what is to be expected in the plan's tier, and why it is not let in there."""
+    def _look(self, plan: Plan, now_ns: int) -> Verdict | ApiError:
+        """Return what is to be expected in the plan's tier, or why it is not let in there.
+
+        A refusal has the verdict that it rests on; of whom the bounds refuse nothing is expected.
+        """
         try:
             self._admission.check(plan.tier, plan.principal.tenant.id, lengths_of(plan))
         except ApiError as refusal:
             if refusal.problem is not Problem.DRAINING and self._rules.mode is not Mode.OFF:
                 hint_ms = self.forecasts.retry_after_ms(plan, now_ns) or 0
                 refusal.retry_after_ms = max(refusal.retry_after_ms or 0, hint_ms)
-            return ADMITTED, refusal
+            return refusal
         if self._rules.mode is Mode.OFF:
-            return ADMITTED, None
+            return ADMITTED
         verdict = self.forecasts.judge(plan, now_ns)
         # Nobody waits: an idle engine takes everyone, or its forecasts could never be put right.
         if verdict.action is Action.ADMIT or not self._admission.waiting:
-            return verdict, None
-        return verdict, late(verdict)
+            return verdict
+        return late(verdict)
 
     # What becomes of those that were let in
 
@@ -170,12 +171,17 @@ class Gate:
 def late(verdict: Verdict) -> ApiError:
     """Return the refusal of a request whose first token would come too late."""
     assert verdict.reason is not None
-    return ApiError(
-        Problem.NO_CAPACITY if verdict.reason is Reason.SATURATED else Problem.SLO_UNREACHABLE,
+    problem = Problem.SLO_UNREACHABLE
+    if verdict.reason is Reason.SATURATED:
+        problem = Problem.NO_CAPACITY
+    refusal = ApiError(
+        problem,
         "Your tier's promise cannot be kept for this request now. Please retry after the time in "
         "the 'retry-after' header.",
         retry_after_ms=verdict.retry_after_ms,
     )
+    refusal.verdict = verdict
+    return refusal
 
 
 def lengths_of(plan: Plan) -> list[int]:

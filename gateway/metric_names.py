@@ -76,6 +76,7 @@ FORECAST_ERROR = "tiergate.forecast.error"  # by tier and quantile
 FORECAST_COVERAGE = "tiergate.forecast.coverage"  # by tier
 REFUSALS = "tiergate.refusals"  # by tiergate.state: justified, false, unjudged
 REFUSALS_FALSE_SHARE = "tiergate.refusals.false_share"
+REFUSALS_WOULD = "tiergate.refusals.would"  # by tiergate.state: said, on_time, missed
 LEDGER_CHECKS = "tiergate.refusals.checks"  # by tiergate.state: agreed, disagreed
 RETRY_RETURNS = "tiergate.retry.returns"  # by tiergate.state: tried, admitted, on_time
 RETRY_HINTS = "tiergate.retry.hints"  # by tiergate.state: given, followed, admitted, on_time
@@ -87,6 +88,8 @@ LENGTH_MODELS = "tiergate.lengths.models"
 LENGTH_LEARNED = "tiergate.lengths.learned"
 LENGTH_FITS = "tiergate.lengths.fits"
 LENGTH_DRIFTS = "tiergate.lengths.drifts"
+LENGTH_LEARNING = "tiergate.lengths.learning"
+LENGTH_FAILURES = "tiergate.lengths.failures"
 LIMITS_STORE_UP = "tiergate.limits.store_up"
 LIMITS_OUTAGES = "tiergate.limits.outages"
 LIMITS_RESERVATIONS = "tiergate.limits.reservations"  # granted, granted_locally, refused_away
@@ -158,6 +161,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         FORECAST_COVERAGE: "Share of first tokens within their predicted interval; 0.9 is meant.",
         REFUSALS: "Refusals by forecast, by what would have become of the request.",
         REFUSALS_FALSE_SHARE: "Share of the judged refusals whose request would have been on time.",
+        REFUSALS_WOULD: "Requests the rules would refuse, and what became of those let in.",
         LEDGER_CHECKS: "Admitted requests judged as if refused: does the judgement hold?",
         RETRY_RETURNS: "Refused requests, come back in thought at the hinted time.",
         RETRY_HINTS: "Retry hints, and what became of keys that came back when told.",
@@ -169,6 +173,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LENGTH_LEARNED: "Answers learned from.",
         LENGTH_FITS: "Fits of models of answer lengths that succeeded.",
         LENGTH_DRIFTS: "Changes of traffic that made predictions of length begin anew.",
+        LENGTH_LEARNING: "1 while answer lengths are learned from.",
+        LENGTH_FAILURES: "Times that learning from answers failed and went on.",
         LIMITS_STORE_UP: "1 while the store of limits answers.",
         LIMITS_OUTAGES: "Times the store of limits was given up.",
         LIMITS_RESERVATIONS: "Requests with limits: granted, granted while the store was away out"

@@ -206,14 +206,18 @@ class Journal:
 
         A client may have sent the same `x-request-id` with several: it stands for the latest.
         """
-        answer_id, dash, index = name.rpartition("-")
-        names = [name, self._ids.get(name, "")]
-        if dash and index.isdigit():
-            names.append(answer_id)
-        for one in names:
-            for place in (self._open, self._served, self._refused):
-                if one in place:
-                    return place[one]
+        record = self._kept(name) or self._kept(self._ids.get(name, ""))
+        if record is None:
+            answer_id, _, index = name.rpartition("-")
+            record = self._kept(answer_id)
+            if record is not None and index not in map(str, range(len(record.choices))):
+                return None
+        return record
+
+    def _kept(self, answer_id: str) -> DoorRecord | None:
+        for place in (self._open, self._served, self._refused):
+            if answer_id in place:
+                return place[answer_id]
         return None
 
     def newest(self) -> Iterator[DoorRecord]:

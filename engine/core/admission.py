@@ -68,8 +68,9 @@ class AdmissionRules:
     Its time must be at least `factor` times the target and the chance to be on time at most
     `most_on_time` (the lower end of the one-sided interval of that much lies beyond the target).
     Before `least_evidence` outcomes of a tier are known nobody of it is refused, nor for a kind of
-    forecast that was hardly checked lately, nor on a load older than `stale_ns`. Of those it would refuse one in `probe_every` is let in all the same (0:
-    none): they show what refusals are worth. One in `check_every` of all let in checks the ledger.
+    forecast that was hardly checked lately, nor on a load older than `stale_ns`. Of those it would
+    refuse one in `probe_every` is let in all the same (0: none): they show what refusals are worth.
+    One in `check_every` of all let in checks the ledger.
     """
 
     mode: Mode = Mode.SOFT
@@ -195,7 +196,7 @@ class Gatekeeper:
             return
         if before is not None and before.is_idle and load.is_idle:
             rate = speed(load, self.rules.top_rank, has_room=True)
-            self._ledger.idle(rate * min(since_ns, MOST_LOOK_NS), now_ns)
+            self._ledger.idle(rate * min(since_ns, MOST_LOOK_NS), now_ns, load.plan.order)
         self._ledger.settle(now_ns)
         for place in self._ledger.due_returns(now_ns):
             forecast = self._forecast(place.newcomer, now_ns)
@@ -215,7 +216,9 @@ class Gatekeeper:
         self._followed[newcomer.id] = place
         self._num_taken += 1
         every = self.rules.check_every
-        if verdict.would is not Action.ADMIT or (every and self._num_taken % every == 0):
+        if verdict.would is not Action.ADMIT:
+            self._ledger.doubt(place)
+        elif every and self._num_taken % every == 0:
             self._ledger.check(place)
 
     def refused(self, newcomer: Newcomer, verdict: Verdict, now_ns: int) -> None:
@@ -235,6 +238,9 @@ class Gatekeeper:
 
     def left(self, request_id: str) -> None:
         """One let in ended without a first token."""
-        if self._followed.pop(request_id, None) is not None:
+        place = self._followed.pop(request_id, None)
+        if place is not None:
             self.forecaster.forget(request_id)
+            if self._began_ns > place.due_ns:  # nobody saw a first token in time
+                self._ledger.gave_up(request_id)
             self._ledger.forget(request_id)

@@ -3,20 +3,24 @@
 It knows whom the door refused, whom it let in, and first tokens; it decides nothing. A ghost would
 have been on time if, before its due time, prompts that rank behind it were served (it would have
 had their place), or the engine had nothing to do, for at least as many tokens as its own prompt.
+Each token is one ghost's only: they share them in the order in which they would have been served.
 Memory is left out: whoever was served instead had to find room, too. Ghosts follow some of those
-let in as well: of those who missed the ledger must say so. Who was on time tells nothing, because
-it took the very place that its ghost would have looked for.
+let in as well: of those who missed the ledger must say so. Who was on time checks no ghost, because
+it took the very place that its ghost would have looked for; but of everybody whom the rules would
+have refused, and who was let in all the same, it is counted who was on time and who missed.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from engine.core.forecast import Newcomer
 from engine.core.prompt_plan import PromptOrder
 
 MOST_GHOSTS = 512  # of those refused, and as many of those let in
+LEAST_TOKEN = 1e-6  # who lacks less than this lacks nothing: sums of shares are not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,23 @@ class Standing:
             return mine.num_prompt_tokens > its.num_prompt_tokens
         return self.arrival_ns > other.arrival_ns
 
+    def turn(self, order: PromptOrder) -> tuple[int, float, int]:
+        """Return a key: of several who find a place, the one with the least has it."""
+        mine = self.newcomer
+        if order is PromptOrder.DUE:
+            return mine.slo.rank, self.weight_ns, self.arrival_ns
+        if order is PromptOrder.SHORTEST:
+            return mine.slo.rank, mine.num_prompt_tokens, self.arrival_ns
+        return mine.slo.rank, 0, self.arrival_ns
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
     """Totals since the start. Of ghosts judged: `justified` would have missed, `false` would not.
 
+    `would_refuse` are those whom the rules would not have served as they asked; all but `refused`
+    were let in, by shadow mode, as probes or as protected, and of these `would_on_time` had their
+    first token in time, `would_missed` had not; the others left before it was due, or are open.
     `checked` ghosts were of requests let in that missed; of these `agreed` were judged so as well.
     `returns` are those refused, come back in thought at the hinted time: `returns_admitted` would
     have been let in then, `returns_on_time` would have been on time besides.
@@ -62,6 +78,9 @@ class LedgerCounts:
     justified: int = 0
     false: int = 0
     dropped: int = 0
+    would_refuse: int = 0
+    would_on_time: int = 0
+    would_missed: int = 0
     checked: int = 0
     agreed: int = 0
     returns: int = 0
@@ -78,14 +97,23 @@ class LedgerCounts:
 class _Ghost:
     """One that is followed: `place` from when on it would stand there, and what it found so far."""
 
-    __slots__ = ("found", "is_admitted", "is_known", "is_return", "place")
+    __slots__ = ("found", "is_known", "is_return", "place")
 
     def __init__(self, place: Standing, *, is_known: bool, is_return: bool = False) -> None:
         self.place = place
         self.found = 0.0  # tokens that gave it a place
         self.is_known = is_known  # it was let in: the truth will be told
         self.is_return = is_return
-        self.is_admitted = True
+
+    @property
+    def needs(self) -> float:
+        """Tokens that it lacks yet."""
+        return self.place.newcomer.num_prompt_tokens - self.found
+
+    @property
+    def question(self) -> tuple[bool, bool]:
+        """Ghosts of one question share what they find; those of another are of another world."""
+        return self.is_known, self.is_return
 
 
 class RefusalLedger:
@@ -95,6 +123,7 @@ class RefusalLedger:
         self._ghosts: deque[_Ghost] = deque()
         self._known: dict[str, bool | None] = {}  # whether it judged them on time; None: not yet
         self._truths: dict[str, bool] = {}
+        self._doubted: set[str] = set()  # let in against the rules, without a first token
         self._returns: deque[Standing] = deque()  # to come, in no order
         self._counts = dict.fromkeys((spec.name for spec in fields(LedgerCounts)), 0)
 
@@ -110,10 +139,26 @@ class RefusalLedger:
     def refuse(self, place: Standing, hint_ns: int) -> None:
         """This one was refused, and told to come back after `hint_ns`."""
         self._counts["refused"] += 1
+        self._counts["would_refuse"] += 1
         self._follow(_Ghost(place, is_known=False))
         if len(self._returns) >= MOST_GHOSTS:
             self._returns.popleft()
         self._returns.append(replace(place, arrival_ns=place.arrival_ns + hint_ns))
+
+    def doubt(self, place: Standing) -> None:
+        """This one was let in although the rules say otherwise: what becomes of it is counted.
+
+        Tell its `truth`, or that it `gave_up`, and `forget` whoever leaves: there is no bound here.
+        """
+        self._counts["would_refuse"] += 1
+        self._doubted.add(place.id)
+        self.check(place)
+
+    def gave_up(self, request_id: str) -> None:
+        """One let in left without a first token, after that was due."""
+        if request_id in self._doubted:
+            self._doubted.discard(request_id)
+            self._counts["would_missed"] += 1
 
     def check(self, place: Standing) -> None:
         """This one was let in; judge it as if it had not been, and compare."""
@@ -122,7 +167,10 @@ class RefusalLedger:
             self._follow(_Ghost(place, is_known=True))
 
     def truth(self, request_id: str, *, is_on_time: bool) -> None:
-        """What became of one let in; ignored unless it is checked and missed."""
+        """What became of one let in; ignored unless it is in doubt, or is checked and missed."""
+        if request_id in self._doubted:
+            self._doubted.discard(request_id)
+            self._counts["would_on_time" if is_on_time else "would_missed"] += 1
         if request_id not in self._known:
             return
         if is_on_time:
@@ -137,6 +185,10 @@ class RefusalLedger:
 
     def forget(self, request_id: str) -> None:
         """One let in left before its first token: there is no truth."""
+        self._doubted.discard(request_id)
+        self._uncheck(request_id)
+
+    def _uncheck(self, request_id: str) -> None:
         self._known.pop(request_id, None)
         self._truths.pop(request_id, None)
 
@@ -149,33 +201,50 @@ class RefusalLedger:
 
     def served(self, mate: Standing, at_ns: int, order: PromptOrder) -> None:
         """One that was let in has its first token: ghosts before it would have had its place."""
-        for ghost in self._ghosts:
-            place = ghost.place
-            if (
+
+        def may(place: Standing) -> bool:
+            return (
                 place.arrival_ns <= at_ns <= place.due_ns
                 and place.id != mate.id
                 and mate.is_behind(place, order)
-            ):
-                ghost.found += mate.newcomer.num_prompt_tokens
+            )
+
+        self._give(mate.newcomer.num_prompt_tokens, may, order)
         self.settle(at_ns)
 
-    def idle(self, num_tokens: float, at_ns: int) -> None:
+    def idle(self, num_tokens: float, at_ns: int, order: PromptOrder) -> None:
         """The engine could have computed so many prompt tokens more just before this time."""
-        for ghost in self._ghosts:
-            if ghost.place.arrival_ns < at_ns <= ghost.place.due_ns:
-                ghost.found += num_tokens
+        self._give(num_tokens, lambda place: place.arrival_ns < at_ns <= place.due_ns, order)
         self.settle(at_ns)
+
+    def _give(self, num_tokens: float, may: Callable[[Standing], bool], order: PromptOrder) -> None:
+        """Give so many tokens to those who may have them, each only once, whose turn it is first.
+
+        Three questions are asked, each of a world of its own: what if those refused had been let
+        in, if those checked had not, if those who came back had come by the hint.
+        """
+        asked: dict[tuple[bool, bool], list[_Ghost]] = {}
+        for ghost in self._ghosts:
+            if may(ghost.place):
+                asked.setdefault(ghost.question, []).append(ghost)
+        for ghosts in asked.values():
+            left = num_tokens
+            ghosts.sort(key=lambda ghost: ghost.place.turn(order))
+            for ghost in ghosts:
+                given = min(left, ghost.needs)
+                ghost.found += given
+                left -= given
+                if left <= 0.0:
+                    break
 
     def settle(self, now_ns: int) -> None:
         """Judge those who found their place, and those whose time is over."""
         ghosts = self._ghosts
-        if not any(
-            g.place.due_ns < now_ns or g.found >= g.place.newcomer.num_prompt_tokens for g in ghosts
-        ):
+        if not any(g.place.due_ns < now_ns or g.needs <= LEAST_TOKEN for g in ghosts):
             return
         left: deque[_Ghost] = deque()
         for ghost in ghosts:
-            if ghost.found >= ghost.place.newcomer.num_prompt_tokens:
+            if ghost.needs <= LEAST_TOKEN:
                 self._judge(ghost, is_on_time=True)
             elif ghost.place.due_ns < now_ns:
                 self._judge(ghost, is_on_time=False)
@@ -195,7 +264,7 @@ class RefusalLedger:
             dropped = self._ghosts.popleft()
             self._counts["dropped"] += 1
             if dropped.is_known:
-                self.forget(dropped.place.id)
+                self._uncheck(dropped.place.id)
         self._ghosts.append(ghost)
 
     def _judge(self, ghost: _Ghost, *, is_on_time: bool) -> None:

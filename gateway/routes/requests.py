@@ -17,6 +17,7 @@ from gateway.services import Services
 router = APIRouter(route_class=AdminRoute)
 
 LISTED, MOST_LISTED = 50, 500
+MOST_DIGITS = 9
 
 
 @router.get("/admin/api/requests")
@@ -24,7 +25,8 @@ async def requests(request: Request) -> Response:
     """List the latest requests, the newest first; `?limit=` says how many."""
     services: Services = request.app.state.services
     asked = request.query_params.get("limit", str(LISTED))
-    if not asked.isascii() or not asked.isdigit() or not 1 <= int(asked[:9]) <= MOST_LISTED:
+    is_number = len(asked) <= MOST_DIGITS and asked.isascii() and asked.isdigit()
+    if not is_number or not 1 <= int(asked) <= MOST_LISTED:
         raise bad_value("limit", f"'limit' must be a whole number from 1 to {MOST_LISTED}.")
     return json_response({"requests": await newest_requests(services, int(asked))})
 

@@ -240,3 +240,26 @@ def test_nobody_is_refused_for_a_kind_that_nobody_has_checked(
         ]
         assert said == [Action.ADMIT] * LEAST_PAIRS
         assert outcome_of(keeper, f"{began_ns} next", began_ns + 200 * S, ttft_s * S) is then
+
+
+@pytest.mark.parametrize("rules", [AdmissionRules(Mode.SHADOW), AdmissionRules(probe_every=1)])
+def test_who_is_let_in_against_the_rules_tells_what_they_are_worth(rules: AdmissionRules) -> None:
+    """Shadow mode and probes: a false refusal is counted as well as a right one."""
+    keeper = keeper_at(BUSY, rules)
+    firsts = {"timely": AT + S, "late": AT + 100 * S}
+    for name in (*firsts, "patient", "hasty"):
+        who = newcomer(name=name)
+        verdict = keeper.judge(who, OnOverload.REJECT, AT)
+        assert (verdict.action, verdict.would) == (Action.ADMIT, Action.REFUSE)
+        keeper.took(who, verdict, AT)
+    sure = newcomer(name="sure")
+    keeper.took(sure, keeper.judge(sure, OnOverload.QUEUE, AT), AT)
+    for name, at_ns in (firsts | {"sure": AT + S}).items():
+        keeper.first_token(name, at_ns)
+    keeper.left("hasty")
+    keeper.look(BUSY, AT + 100 * S)
+    keeper.left("patient")
+    keeper.left("late")
+    counts = keeper.ledger
+    assert (counts.would_refuse, counts.would_on_time, counts.would_missed) == (4, 1, 2)
+    assert counts.refused == 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from engine.core.forecast import Newcomer
 from engine.core.prompt_plan import PromptOrder
 from engine.core.refusals import MOST_GHOSTS, RefusalLedger, Standing
@@ -60,7 +64,7 @@ def test_an_idle_engine_is_a_place() -> None:
     """Had it been let in, it would have been computed then."""
     ledger = RefusalLedger()
     ledger.refuse(place("ghost", 10), 5 * S)
-    ledger.idle(500.0, 11 * S)
+    ledger.idle(500.0, 11 * S, ORDER)
     assert ledger.counts.false == 1
 
 
@@ -148,3 +152,77 @@ def test_every_ghost_ends_once() -> None:
     ledger.settle(1000 * S)
     counts = ledger.counts
     assert counts.refused == counts.justified + counts.false + counts.dropped == 300
+
+
+def test_one_place_is_one_ghosts_only() -> None:
+    """Of a hundred who were refused the first in order had the place, and the rest missed."""
+    ledger = RefusalLedger()
+    for number in range(100):
+        ledger.refuse(place(f"ghost{number}", 10 + number / 1000), 60 * S)
+    ledger.served(place("later", 10.5), 11 * S, ORDER)
+    assert (ledger.counts.justified, ledger.counts.false) == (0, 1)
+    assert ledger._ghosts[0].place.id == "ghost1"
+    ledger.settle(20 * S)
+    assert (ledger.counts.justified, ledger.counts.false) == (99, 1)
+
+
+def test_places_go_to_whom_the_order_would_have_served() -> None:
+    """What one leaves over is the next one's; an idle engine is shared as well."""
+    ledger = RefusalLedger()
+    for name, tokens in (("long", 300), ("short", 100), ("middle", 200)):
+        ledger.refuse(place(name, 10, tokens=tokens), 60 * S)
+    ledger.idle(250.0, 11 * S, PromptOrder.SHORTEST)
+    assert [(g.place.id, g.found) for g in ledger._ghosts] == [("long", 0.0), ("middle", 150.0)]
+    ledger.served(place("later", 10.5, tokens=400), 11 * S, PromptOrder.SHORTEST)
+    assert (ledger.counts.false, len(ledger)) == (3, 0)
+
+
+GHOST = st.tuples(st.floats(0, 20), st.integers(1, 300), st.floats(0, 9), st.sampled_from([0, 1]))
+EVENT = st.tuples(st.booleans(), GHOST)
+
+
+@pytest.mark.parametrize("order", PromptOrder)
+@given(st.lists(GHOST, max_size=40), st.lists(EVENT, max_size=40))
+def test_no_more_tokens_are_given_than_were_served(
+    order: PromptOrder,
+    ghosts: list[tuple[float, int, float, int]],
+    events: list[tuple[bool, tuple[float, int, float, int]]],
+) -> None:
+    """Whatever the order, those falsely refused need no more in sum than others really got."""
+    ledger, slos = RefusalLedger(), (PREMIUM, FREE)
+    for number, (at_s, tokens, weight, rank) in enumerate(ghosts):
+        ledger.refuse(place(f"g{number}", at_s, tokens, weight, slos[rank]), 60 * S)
+    judged, served = 0.0, 0.0
+    for number, (is_idle, (at_s, tokens, weight, rank)) in enumerate(events):
+        before = {ghost.place.id: ghost for ghost in ledger._ghosts}
+        if is_idle:
+            ledger.idle(float(tokens), int((at_s + 1) * S), order)
+        else:
+            mate = place(f"m{number}", at_s, tokens, weight, slos[rank])
+            ledger.served(mate, int((at_s + 1) * S), order)
+        served += tokens
+        left = {ghost.place.id for ghost in ledger._ghosts}
+        judged += sum(ghost.found for name, ghost in before.items() if name not in left)
+        given = judged + sum(ghost.found for ghost in ledger._ghosts)
+        assert given <= served + 1e-6
+
+
+def test_what_became_of_those_in_doubt_is_counted_either_way() -> None:
+    """On time, missed, gone after its time; who left before tells nothing. Once each."""
+    ledger = RefusalLedger()
+    for name in ("timely", "late", "lost", "gone"):
+        ledger.doubt(place(name, 10))
+    ledger.check(place("sure", 10))
+    ledger.refuse(place("sent away", 10), 60 * S)
+    for _ in range(2):
+        ledger.truth("timely", is_on_time=True)
+        ledger.truth("late", is_on_time=False)
+        ledger.truth("sure", is_on_time=True)
+        ledger.gave_up("lost")
+        for name in ("lost", "gone"):
+            ledger.forget(name)
+    ledger.truth("gone", is_on_time=True)
+    counts = ledger.counts
+    assert (counts.would_refuse, counts.would_on_time, counts.would_missed) == (5, 1, 2)
+    assert counts.refused == 1
+    assert not ledger._doubted

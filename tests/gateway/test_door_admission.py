@@ -145,7 +145,16 @@ async def test_nobody_is_refused_where_forecasts_may_not(tmp_path: Path, mode: s
         await queue.drain()
         await door.idle()
         assert bool(door.services.gate.forecasts.scores.read()) is (mode == "shadow")
-        assert (door.services.gate.forecasts.ledger.checked > 0) is (mode == "shadow")
+        assert (ledger(door).checked > 0) is (mode == "shadow")
+        # The truth of everybody who would have been refused is known.
+        would = ledger(door)
+        assert (would.would_refuse > 0) is (mode == "shadow")
+        assert would.would_on_time + would.would_missed == would.would_refuse
+        assert would.refused == 0
+        read = await samples(door)
+        said = value(read, "tiergate_refusals_would_total", tiergate_state="said")
+        missed = value(read, "tiergate_refusals_would_total", tiergate_state="missed")
+        assert (said, missed) == (would.would_refuse, would.would_missed)
 
 
 async def test_a_tier_that_queues_is_late_and_not_refused(tmp_path: Path) -> None:

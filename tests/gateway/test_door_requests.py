@@ -23,6 +23,7 @@ from gateway.request_view import engine_fields, request_fields
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
 SECRET = "Xerxes purrs loudly"
+LONG_NUMBERS = ("000000001" + "0" * 5000, "0000000010000000000", "0" * 9 + "1")
 
 
 def admin(door: Door) -> dict[str, str]:
@@ -79,6 +80,9 @@ async def test_all_choices_are_told_or_the_one_that_is_named(door: Door) -> None
     one = await told(door, ids[1])
     assert list(one["engine"]) == ids[1:2]
     assert one["id"] == name
+    for index in ("3", "99999", "-1", "01", ""):
+        answer = await door.http.get(f"/admin/api/requests/{name}-{index}", headers=admin(door))
+        assert answer.status_code == 404, index
 
 
 async def test_a_parked_request_says_why_it_left_and_when_its_next_token_is_due(
@@ -128,6 +132,7 @@ async def test_a_refused_request_is_told_with_its_reason_and_its_hint(tmp_path: 
         assert (refusal["reason"], refusal["status"]) == ("saturated", 503)
         assert refusal["retry_after_ms"] == int(refused.headers["retry-after-ms"])
         assert found["engine"] == {}
+        assert (found["door"]["verdict"], found["door"]["forecast"]) == (None, None)
         assert any("turned away: saturated" in line for line in found["story"])
         door.open_gate()
         assert (await first).status_code == 200
@@ -147,7 +152,7 @@ async def test_the_story_needs_the_admin_token_and_a_known_id(door: Door) -> Non
     for name in ("some-id", "x" * 1000, "chatcmpl-0-1", "%00", "a-²"):
         answer = await door.http.get(f"/admin/api/requests/{name}", headers=admin(door))
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-    for limit in ("0", "501", "-1", "ten", "²", "9" * 40, ""):
+    for limit in ("0", "501", "-1", "ten", "²", "9" * 40, "", *LONG_NUMBERS):
         path = f"/admin/api/requests?limit={limit}"
         answer = await door.http.get(path, headers=admin(door))
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
