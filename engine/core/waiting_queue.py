@@ -95,7 +95,7 @@ class WaitingQueue:
     def _compact(self) -> None:
         """Rebuild a heap of mostly dead entries: memory stays bounded, the cost is amortised."""
         if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
+            self._heap = list(self._entries.values())
             heapq.heapify(self._heap)
 
     def _is_live(self, entry: _Entry) -> bool:

@@ -52,10 +52,9 @@ class FairSeats:
             if len(self._tenants[rank]) < 2:
                 continue  # seats need not be counted
             seats = self._seats(rank, view)
-            for tenant, entries in tenants.items():
-                others = (count for name, count in seats.items() if name != tenant)
-                if not seats.get(tenant) and max(others, default=0) >= SEVERAL:
-                    found.append(entries[0])
+            if max(seats.values(), default=0) < SEVERAL:
+                continue
+            found += [of[0] for tenant, of in tenants.items() if tenant not in seats]
         return found
 
     def sweep(self, num_waiting: int) -> None:
