@@ -45,6 +45,19 @@ class Band:
         self._expire(now_ns)
         return len(self._pairs)
 
+    def is_checked(self, least: int, now_ns: int) -> bool:
+        """True where so many outcomes are known; open for longer than was said is one, too.
+
+        Who missed would be known much later than who did not, or never, by first tokens alone.
+        """
+        lacking = least - self.num_pairs(now_ns)
+        if lacking > 0:
+            for said_ns, reference in self._open.values():
+                lacking -= EXPIRE_NS >= now_ns - said_ns > reference
+                if lacking <= 0:
+                    break
+        return lacking <= 0
+
     def said(self, name: str, reference_ns: float, now_ns: int) -> None:
         """A forecast was made; its outcome may come, or `forget`."""
         self._open[name] = (now_ns, max(reference_ns, 1.0))

@@ -201,8 +201,7 @@ class Forecaster:
             band, reference, limit = by_raw, raw_ns, math.log(target_ns / max(raw_ns, 1.0))
             prior = bisect_right(PRIOR, limit) / len(PRIOR)
         errors = band.errors(now_ns)
-        is_checked = band.num_pairs(now_ns) >= LEAST_PAIRS
-        if risk >= 0.5 and is_checked:
+        if risk >= 0.5 and band.num_pairs(now_ns) >= LEAST_PAIRS:
             ttft_ns = target_ns * math.exp(quantile(errors, 0.5))
         elif risk >= 0.5:
             ttft_ns = raw_ns
@@ -218,7 +217,9 @@ class Forecaster:
             risk=risk,
             basis=basis,
             # Outcomes of other kinds say nothing of this one: its chance is only the prior's yet.
-            evidence=self._experience.num_outcomes(newcomer.tier) if is_checked else 0,
+            evidence=self._experience.num_outcomes(newcomer.tier)
+            if by_target.is_checked(LEAST_PAIRS, now_ns)
+            else 0,
         )
 
 

@@ -77,6 +77,20 @@ def test_outcomes_are_counted_as_of_now() -> None:
     assert band.num_pairs(S + EXPIRE_NS + 1) == 0
 
 
+def test_whose_time_is_over_is_known_to_have_missed() -> None:
+    """Outcomes and overdue ones make a kind checked; those within their time, or long gone, not."""
+    band = taught([0.0] * 3)
+    for number in range(5):
+        band.said(f"open{number}", 2e9, S)
+    assert not band.is_checked(8, 3 * S)
+    assert band.is_checked(8, 3 * S + 1)
+    assert not band.is_checked(9, 3 * S + 1)
+    band.forget("open0")
+    assert not band.is_checked(8, 3 * S + 1)
+    assert band.is_checked(7, S + EXPIRE_NS)
+    assert not band.is_checked(1, S + EXPIRE_NS + 1)
+
+
 def test_a_chance_moves_from_the_prior_to_what_was_seen() -> None:
     """With no outcome it is the prior, with many that miss it goes to nothing."""
     assert Band().chance(0.0, 0.4, S) == pytest.approx(0.4)
