@@ -37,8 +37,8 @@ class Allowances:
 class LedgerSpent:
     """Answers what a rule's owner has used since a moment, from the ledger's usage rows.
 
-    Requests are usage rows: of an answer with several choices each is one. Rows that a meter has
-    not yet written are not in it.
+    A request counts once, however many choices it has. Rows that a meter has not yet written are
+    not in it, nor are requests that leave none.
     """
 
     def __init__(self, database: Database) -> None:

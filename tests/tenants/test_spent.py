@@ -69,3 +69,22 @@ async def test_a_rotated_key_goes_on_with_what_its_chain_has_used(
     await insert_usage(database, rows)
     used = await used_since(database, Scope.KEY, second.chain_id, now)
     assert used == Used(3, 300, 21, 3 * 2**40)
+
+
+async def test_a_request_counts_once_however_many_choices_it_has(
+    database: Database, now: datetime
+) -> None:
+    """Also where its first choice was never billed; tokens and cost count for every row."""
+    chat, text, embedding = f"chatcmpl-{'0' * 32}", f"cmpl-{'a1' * 16}", f"embd-{'0f' * 16}"
+    ids = [
+        *(f"{chat}-{index}" for index in range(1, 8)),
+        *(f"{embedding}-{index}" for index in range(256)),
+        *(f"{text}-{index}" for index in (0, 9, 10, 511)),
+        *(f"msg_{digit * 32}" for digit in "0123456789abcdef"),
+        f"chatcmpl-{'0' * 31}1",
+        f"chatcmpl-{'1' * 32}",
+    ]
+    await insert_usage(database, [replace(row(now, 0), request_id=name) for name in ids])
+    used = await used_since(database, Scope.TENANT, "t-1", now)
+    num = len(ids)
+    assert used == Used(3 + 16 + 2, 100 * num, 7 * num, num * 2**40)

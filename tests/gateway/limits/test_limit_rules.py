@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,12 +83,12 @@ def test_nonsense_is_refused() -> None:
 
 
 async def test_the_ledger_answers_in_what_a_rule_counts(tmp_path: Path) -> None:
-    """Requests, tokens and money, each from the rows."""
+    """Requests, tokens and money, each from the rows: here two, of one request."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     await runner.upgrade(url)
     database = await Database.open(url)
     record = UsageRecord(
-        request_id="r-1",
+        request_id=f"embd-{'0' * 32}-0",
         tenant_id="t",
         key_id="k",
         tier_requested="free",
@@ -102,7 +103,7 @@ async def test_the_ledger_answers_in_what_a_rule_counts(tmp_path: Path) -> None:
         total_ms=1.0,
         cost_nano=12345,
     )
-    await insert_usage(database, [record])
+    await insert_usage(database, [record, replace(record, request_id=record.request_id[:-1] + "1")])
     spent = LedgerSpent(database)
     since = record.arrival - timedelta(days=1)
     budgets = (Budget(Period.DAY, Unit.TOKENS, 9), Budget(Period.DAY, Unit.NANO, 9))
@@ -117,7 +118,7 @@ async def test_the_ledger_answers_in_what_a_rule_counts(tmp_path: Path) -> None:
     )
     found = {rule.key.split(":")[0]: await spent(rule, since) for rule in made.rules}
     assert found == {
-        "rpd": 1, "tpd": 107, "ipm": 100, "opm": 7, "con": 0, "bdt": 107, "bdn": 12345,
+        "rpd": 1, "tpd": 214, "ipm": 200, "opm": 14, "con": 0, "bdt": 214, "bdn": 24690,
     }  # fmt: skip
     assert await spent(made.rules[0], moment_of(NOON) + timedelta(days=36500)) == 0
     await database.close()
