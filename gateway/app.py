@@ -136,7 +136,8 @@ def build_services(
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
     folder = settings.data_dir / "learning"
-    make = partial(make_predictor, folder, settings.learn_scope, keeps=place.index == 0)
+    pepper = ledger.pepper.secret
+    make = partial(make_predictor, folder, settings.learn_scope, pepper, keeps=place.index == 0)
     lengths = Lengths(make if settings.learn else None)
     engine.add_finish_listener(lengths.on_finish)
     watch = EngineWatch()
@@ -164,7 +165,7 @@ def build_services(
         auth=Authenticator(
             ledger.repository,
             clock,
-            salt_secret=ledger.pepper.secret,
+            salt_secret=pepper,
             ttl_s=settings.key_cache_ttl_s,
             size=settings.key_cache_size,
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hmac
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -137,11 +138,18 @@ def learned_id(plan: Plan, prompt: int) -> str:
 
 
 def make_predictor(
-    folder: Path, sharing: Literal["tenant", "all"], fingerprint: str, *, keeps: bool = True
+    folder: Path,
+    sharing: Literal["tenant", "all"],
+    pepper: bytes,
+    fingerprint: str,
+    *,
+    keeps: bool = True,
 ) -> Predictor:
     """Return the predictor of the model with this fingerprint; its state is a file in `folder`.
 
-    `keeps` False: it begins with what is there, and writes nothing: another worker does.
+    What it remembers of words is hashed with a secret made of `pepper`, which is not in `folder`
+    or the ledger's database. `keeps` False: it begins with what is there, and writes nothing:
+    another worker does.
     """
     try:
         from engine.learning.predictor import LearnedPredictor
@@ -151,4 +159,11 @@ def make_predictor(
             error.name,
         )
         return HistoryLengths(shares=sharing == "all")
-    return LearnedPredictor(fingerprint, sharing=sharing, folder=folder, keeps=keeps)
+    return LearnedPredictor(
+        fingerprint, sharing=sharing, folder=folder, keeps=keeps, secret=words_secret(pepper)
+    )
+
+
+def words_secret(pepper: bytes) -> bytes:
+    """Return the secret that words are hashed with, HMAC-SHA-256(pepper, a name of its own)."""
+    return hmac.digest(pepper, b"tiergate lengths", "sha256")

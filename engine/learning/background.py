@@ -25,8 +25,10 @@ LOOK_S = 0.5  # how often a fit under way is looked at
 IDLE_S = 5.0
 SAVE_NS = 300 * NS_PER_S
 RETRY_NS = 60 * NS_PER_S  # after a fit that failed
+PAUSE_S = 5.0  # after a turn that failed
 REST = 9  # times as long as a fit took nothing is fitted: a busy gateway's cores are for answers
 JOIN_S = 10.0
+MOST_TOLD = 32  # kinds of failures that are told
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class _UnderWay:
     due: DueFit
     process: FitProcess
     began_ns: int
+    is_early: bool  # begun while there should have been rest, because it was urgent
 
 
 class BackgroundLearner:
@@ -53,7 +56,9 @@ class BackgroundLearner:
         self._saved_ns = clock.now_ns()
         self._is_changed = False
         self.num_dropped = 0
+        self._told: set[str] = set()  # kinds of failures told so far
         self.num_failed_fits = 0
+        self.num_failures = 0
 
     @property
     def is_fitting(self) -> bool:
@@ -84,15 +89,27 @@ class BackgroundLearner:
             self._thread.join(JOIN_S)
 
     def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._guarded(self._turn):
+                self._stopping.wait(PAUSE_S)
+        for last in (self._give_up_fit, self._take_all, self._save_if_changed):
+            self._guarded(last)
+
+    def _guarded(self, step: Callable[[], None]) -> bool:
+        """Take a step; return False where it failed: a fault in here must not end the learning.
+
+        Without this thread lengths would be guessed from ever older answers, and nobody told.
+        """
         try:
-            while not self._stopping.is_set():
-                self._turn()
-        finally:
-            if self._fit is not None:
-                self._fit.process.close()
-                self._fit = None
-        self._take(self._drain())
-        self._save_if_changed()
+            step()
+        except Exception as error:
+            self.num_failures += 1
+            kind = type(error).__name__
+            if kind not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(kind)
+                log.exception("output lengths: learning failed and goes on; told once for %s", kind)
+            return False
+        return True
 
     def _turn(self) -> None:
         try:
@@ -120,19 +137,25 @@ class BackgroundLearner:
             if one is not None:
                 found.append(one)
 
+    def _take_all(self) -> None:
+        self._take(self._drain())
+
     def _take(self, ended: list[Ended]) -> None:
         if ended:
-            self._learner.learn(ended)
             self._is_changed = True
+            self._learner.learn(ended)
 
     def _begin_fit(self, now_ns: int) -> None:
-        due = self._learner.due_fit(only_urgent=now_ns < self._rest_ns)
-        if due is None:
-            return
-        try:
-            self._fit = _UnderWay(due, FitProcess(due.rows, now_ns), now_ns)
-        except OSError as error:
-            self._fail(f"no process for a fit: {error}", now_ns)
+        self._retry_ns = now_ns + RETRY_NS  # unless it goes well
+        is_early = now_ns < self._rest_ns
+        due = self._learner.due_fit(now_ns, only_urgent=is_early)
+        if due is not None:
+            try:
+                self._fit = _UnderWay(due, FitProcess(due.rows, now_ns), now_ns, is_early)
+            except OSError as error:
+                self._fail(f"no process for a fit: {error}", now_ns)
+                return
+        self._retry_ns = 0
 
     def _look_at_fit(self, fit: _UnderWay, now_ns: int) -> None:
         try:
@@ -141,11 +164,24 @@ class BackgroundLearner:
             self._fit = None
             self._fail(str(error), now_ns)
             return
+        except BaseException:
+            self._retry_ns = now_ns + RETRY_NS
+            self._give_up_fit()
+            raise
         if model is not None:
             self._fit = None
-            self._rest_ns = now_ns + REST * (now_ns - fit.began_ns)
-            self._learner.install(fit.due, model)
+            rest_ns = now_ns + REST * (now_ns - fit.began_ns)
+            if not fit.is_early:  # else whoever is always urgent would put off all others
+                self._rest_ns = rest_ns
+            if fit.due.is_urgent:
+                fit.due.scope.not_urgent_until_ns = rest_ns
             self._is_changed = True
+            self._learner.install(fit.due, model)
+
+    def _give_up_fit(self) -> None:
+        fit, self._fit = self._fit, None
+        if fit is not None:
+            fit.process.close()
 
     def _fail(self, why: str, now_ns: int) -> None:
         self.num_failed_fits += 1
@@ -155,5 +191,5 @@ class BackgroundLearner:
     def _save_if_changed(self) -> None:
         self._saved_ns = self._clock.now_ns()
         if self._is_changed:
-            self._is_changed = False
             self._save()
+            self._is_changed = False

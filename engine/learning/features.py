@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from engine.learning.cues import NAMES as CUE_NAMES
 from engine.learning.cues import cues, words_of
-from engine.learning.grams import Grams, grams
+from engine.learning.grams import OPEN, GramKey, Grams, grams
 from engine.learning.question import Question
 
 RECENT = 0.5  # weight of the newest answer in a running mean; papers.md 8.3 has it from sharegpt8k
@@ -72,11 +72,11 @@ class Features:
     max_tokens: int
 
 
-def featurise(question: Question, history: History = NO_HISTORY, salt: int = 0) -> Features:
+def featurise(question: Question, history: History = NO_HISTORY, key: GramKey = OPEN) -> Features:
     """Return the features of a question, in about a quarter of a millisecond.
 
-    `salt` (32 bits) is the installation's own: rows of another salt are of no use, and grams
-    cannot be turned back into words by trying words out.
+    `key` is the installation's own: rows of another key are of no use, and without it grams cannot
+    be turned back into words by trying words out.
     """
     words = words_of(question.text)
     numbers = np.empty(NUM_NUMBERS, np.float16)
@@ -89,7 +89,7 @@ def featurise(question: Question, history: History = NO_HISTORY, salt: int = 0) 
         math.sin(question.hour * math.pi / 12), math.cos(question.hour * math.pi / 12),
         history.hour,
     ]  # fmt: skip
-    return Features(grams(words, salt), numbers, max(1, question.max_tokens))
+    return Features(grams(words, key), numbers, max(1, question.max_tokens))
 
 
 def conversation(question: Question) -> list[float]:

@@ -6,7 +6,6 @@ mean of logs (a geometric mean) is their middle. Newer answers count more, none 
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ LONG_MEMORY = 400  # answers that the mean goes back, about
 SHORT_MEMORY = 20  # answers that the recent mean goes back, about
 WINDOW = 128  # answers that the quantiles are of
 HOURS = 24
+MOST_ANSWERS, MOST_LOG = 1 << 53, 64.0  # more no history can have
 HOUR_DOUBT = 10.0  # answers in an hour of the day before its own mean counts as much as the whole
 
 
@@ -105,7 +105,13 @@ class LengthHistory:
         num = int(fields["num_answers"])
         hours = {int(h) % HOURS: (int(n), float(mean)) for h, n, mean in fields["hours"]}
         numbers += [mean for _, mean in hours.values()]
-        if num < len(window) or len(window) > WINDOW or not all(map(math.isfinite, numbers)):
+        counts = [of for of, _ in hours.values()]
+        if (
+            not len(window) <= num <= MOST_ANSWERS
+            or len(window) > WINDOW
+            or not all(-1e-6 <= log <= MOST_LOG for log in numbers)
+            or not all(0 < of <= LONG_MEMORY for of in counts)
+        ):
             raise ValueError("a history that does not fit together")
         if num and not window:
             raise ValueError("a history of answers without one")

@@ -30,7 +30,7 @@ from engine.learning.trees import QuantileTrees, fit_trees
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 2  # raised when what is stored changes its meaning
+FORMAT = 3  # raised when what is stored changes its meaning
 FEWEST_ROWS = 16  # fewer tell nothing that a prior does not tell better
 FEWEST_FOR_TREES = 200
 MOST_ROWS = 4096  # of the ridge and the index; of more, the newest
@@ -260,6 +260,8 @@ def _read(arrays: dict[str, npt.NDArray[np.generic]]) -> LengthModel:
         near = Neighbours(**part("Neighbours"))  # type: ignore[arg-type]
         found = part("QuantileTrees")
         trees = QuantileTrees(**found) if found else None  # type: ignore[arg-type]
+    except StateError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"a model that lacks something: {error}") from error
     places, signs = folding()
@@ -273,7 +275,7 @@ def _check(model: LengthModel) -> None:
     blank = Features(np.array([1], np.uint16), np.full(NUM_NUMBERS, np.nan, np.float16), 16)
     try:
         found = model.predict(blank)
-    except (ValueError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise StateError(f"a model that does not fit together: {error}") from error
     if not (math.isfinite(found.middle) and math.isfinite(found.high)):
         raise StateError("a model that predicts nothing")

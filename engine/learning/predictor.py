@@ -19,6 +19,7 @@ from engine.core.request import LengthEstimate
 from engine.learning import state
 from engine.learning.background import BackgroundLearner
 from engine.learning.blas import use_one_thread
+from engine.learning.grams import OPEN, gram_key
 from engine.learning.learner import Learner
 from engine.learning.question import Question
 from engine.learning.rows import StateError
@@ -44,6 +45,8 @@ class LearningStats:
     failed_fits: int
     drifts: int  # changes of traffic found
     is_fitting: bool
+    is_learning: bool  # False before it began, when it is over, and should it have died
+    failures: int  # turns of the learning that failed, for whatever reason
     log_error: float  # mean absolute error of log lengths
     high_coverage: float  # share of answers that ended below their high guess; 0.9 is meant
     order_accuracy: float  # share of pairs of answers whose guesses are in order
@@ -54,9 +57,10 @@ class LearnedPredictor:
 
     In service: `start` it, `close` it; it learns in a thread, fits in a process, and keeps what it
     learned in `folder` (nowhere for None), one file for each `fingerprint` of a served model; with
-    `keeps` False it begins with that file and never writes one. With `every` above 0 there is no
-    thread, process or file: it learns when so many answers ended, in `observe` and at once, so
-    that equal runs give equal guesses (the simulator).
+    `keeps` False it begins with that file and never writes one. Words can be tried out on the
+    file by whoever has `secret` (32 bytes or more), or by anybody where it is None. With
+    `every` above 0 there is no thread, process or file: it learns when so many answers ended, in
+    `observe` and at once, so that equal runs give equal guesses (the simulator).
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class LearnedPredictor:
         every: int = 0,
         clock: Clock | None = None,
         keeps: bool = True,
+        secret: bytes | None = None,
     ) -> None:
         self._keeps = keeps
+        self._key = OPEN if secret is None else gram_key(secret)
         self._fingerprint = fingerprint
         self._folder = folder
         self._every = every
@@ -78,7 +84,7 @@ class LearnedPredictor:
         self._batch: list[Ended] = []
         self._num_lost = 0
         if every:
-            self._learner, self._background = Learner(sharing), None
+            self._learner, self._background = Learner(sharing, self._key), None
         else:
             self._learner = self._load(sharing)
             self._background = BackgroundLearner(
@@ -160,6 +166,8 @@ class LearnedPredictor:
             failed_fits=background.num_failed_fits if background else 0,
             drifts=sum(scope.num_drifts for scope in scopes),
             is_fitting=background is not None and background.is_fitting,
+            is_learning=background is None or background.is_alive,
+            failures=background.num_failures if background else 0,
             log_error=log_error,
             high_coverage=coverage,
             order_accuracy=order,
@@ -169,7 +177,7 @@ class LearnedPredictor:
         if self._folder is not None:
             path = state.file_of(self._folder, self._fingerprint)
             try:
-                known = state.load(self._folder, self._fingerprint, sharing)
+                known = state.load(self._folder, self._fingerprint, sharing, self._key)
                 if known is not None:
                     return known
             except (StateError, OSError) as error:
@@ -179,7 +187,7 @@ class LearnedPredictor:
                     "output lengths: %s cannot be used: %s; they are learned anew%s",
                     path, error, kept,
                 )  # fmt: skip
-        return Learner(sharing, state.new_salt())
+        return Learner(sharing, self._key)
 
     def _save(self) -> None:
         if self._folder is None or not self._keeps:

@@ -98,6 +98,8 @@ def _rows(name: str) -> list[Mapping[str, Any]]:
         raise RecordError(f"{name}: a damaged gzip file: {error}") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{name}: not UTF-8 text") from error
+    if text.lstrip()[:1] == "[":
+        raise RecordError(f"{name}: it is one JSON array: there must be one object on each line")
     is_json = text.lstrip()[:1] == "{"
     rows = list(_json_rows(name, text) if is_json else _csv_rows(name, text))
     if not rows:
@@ -106,7 +108,7 @@ def _rows(name: str) -> list[Mapping[str, Any]]:
 
 
 def _json_rows(name: str, text: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -147,11 +149,19 @@ def _column(
 ) -> str:
     """Return the model whose lengths are to be read, "" where the rows have only one length."""
     lengths = [_first(row, "length") for row in rows]
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {}  # of each model, its rows with a length
     for length in lengths:
         if isinstance(length, dict):
-            for model in length:
-                counts[str(model)] = counts.get(str(model), 0) + 1
+            for model, value in length.items():
+                has_length = value is not None and value != ""
+                counts[str(model)] = counts.get(str(model), 0) + has_length
+    if counts and (column is None or column in counts):
+        for number, length in enumerate(lengths, 1):
+            if length is not None and not isinstance(length, dict):
+                raise RecordError(
+                    f"{name}: the length of row {number} is not of a model, as others are: there "
+                    "must be objects {model: length} in all rows, or in none"
+                )
     if column is not None:
         if column in counts or column in names:
             return column
@@ -241,7 +251,7 @@ def _count(name: str, number: int, what: str, value: Any) -> int:
     except ValueError:
         text = str(value)
         return max(1, len(WORD.findall(text.lower())) + sum(map(text.count, ".,;:!?()\n")))
-    except TypeError:
+    except (TypeError, OverflowError):
         pass  # said better below
     return _number(name, number, what, value)
 
@@ -249,7 +259,7 @@ def _count(name: str, number: int, what: str, value: Any) -> int:
 def _number(name: str, number: int, what: str, value: Any) -> int:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = -1.0
     if not 0 <= found <= MOST_TOKENS or isinstance(value, bool) or found != int(found):
         raise RecordError(
@@ -262,7 +272,7 @@ def _number(name: str, number: int, what: str, value: Any) -> int:
 def _hour(name: str, number: int, value: Any) -> float:
     try:
         found = float(value or 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = -1.0
     if not 0 <= found <= 24:
         raise RecordError(f"{name}: hour of row {number} must be from 0 to 24, not {value!r:.40}")

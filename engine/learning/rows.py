@@ -6,7 +6,9 @@ Rows are what is trained on and what is stored. Packed, a row takes some 600 byt
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,13 @@ import numpy.typing as npt
 from engine.learning.features import NUM_NUMBERS, Features
 from engine.learning.grams import MOST_GRAMS
 
-FORMAT = 1  # of packed rows; raised when features change their meaning
+FORMAT = 2  # of packed rows; raised when features change their meaning
+MOST_UNPACKED = 256_000_000  # bytes that one part may unpack to
+MOST_LENGTH = 1 << 53
+UNREADABLE = (
+    ValueError, OSError, EOFError, LookupError, NotImplementedError, RuntimeError, SyntaxError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class StateError(ValueError):
@@ -72,13 +80,17 @@ def unpack_rows(data: bytes) -> list[Row]:
             or numbers.dtype.name != "float16"
             or arrays["grams"].dtype.name != "uint16"
             or min(*columns[0], *columns[1], 1) < 1
+            or max(*columns[0], *columns[1], 1) > MOST_LENGTH
+            or bool(np.isinf(numbers).any())
         ):
             raise StateError("rows that do not fit together")
         return [
             Row(Features(grams[i], numbers[i], most), length, whole, source)
             for i, (most, length, whole, source) in enumerate(zip(*columns, strict=True))
         ]
-    except (KeyError, TypeError, IndexError) as error:
+    except StateError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"rows without {error}") from error
 
 
@@ -100,8 +112,12 @@ def unpack(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
     """Return the arrays of `pack`; raises StateError where the bytes are something else."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            if sum(part.file_size for part in found.zip.infolist()) > MOST_UNPACKED:
+                raise StateError("not a state of ours: it is too large")
             return {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except StateError:
+        raise
+    except UNREADABLE as error:
         raise StateError(f"not a state of ours: {error}") from error
     except AttributeError as error:  # np.load of a bare array is no context manager
         raise StateError("not a state of ours: a single array") from error

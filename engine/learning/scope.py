@@ -58,6 +58,7 @@ class Scope:
     __slots__ = (
         "_cold",
         "_due",
+        "_during",
         "_epoch",
         "_fresh",
         "_modelled",
@@ -66,7 +67,9 @@ class Scope:
         "drift",
         "history",
         "last_asked",
+        "last_fit",
         "model",
+        "not_urgent_until_ns",
         "num_drifts",
         "rows",
     )
@@ -78,12 +81,15 @@ class Scope:
         self.drift = DriftDetector()
         self.num_drifts = 0
         self.last_asked = 0  # of all questions asked, the number of this scope's last one
+        self.last_fit = 0  # of all fits begun, the number of this scope's last one
+        self.not_urgent_until_ns = 0  # an urgent fit was just made: the next one waits as others do
         self._cold, self._modelled = Track(), Track()
         self._prefers_model = True
         self._epoch = 0  # changes of the traffic so far; rows carry it as their source
         self._fresh = 0  # rows since the last fit
         self._due = FIRST_FIT
         self._to_index: list[tuple[Grams, float]] = []  # grams and logs not in the model's index
+        self._during: deque[tuple[Grams, float]] | None = None  # the same, since a fit was begun
 
     def guess(self, cold: LogGuess, features: Features) -> tuple[LogGuess | None, LogGuess]:
         """Return the model's guess, None without one, and the guess to be given."""
@@ -104,13 +110,15 @@ class Scope:
         log_length = math.log1p(ended.num_output_tokens)
         counted = completed(log_length, ended.is_whole, asked.given)
         self.history.add(counted, asked.hour)
-        if ended.is_whole:
-            self._judge(asked, log_length)
         row = Row(asked.features, ended.num_output_tokens, ended.is_whole, self._epoch)
         self.rows.append(row)
         self._fresh += 1
         if len(row.features.grams):
             self._to_index.append((row.features.grams, counted))
+            if self._during is not None:
+                self._during.append((row.features.grams, counted))
+        if ended.is_whole:  # last: where the traffic has changed, this answer is of the new one
+            self._judge(asked, log_length)
         return counted
 
     def index(self) -> None:
@@ -170,12 +178,14 @@ class Scope:
         own = sum(row.source == self._epoch for row in rows)
         self._due = min(max(FIRST_FIT, int(own * (GROWTH - 1.0))), MOST_BETWEEN)
         self._fresh = 0
+        self._during = deque(maxlen=MOST_ROWS)
         return [_of_source(row, self._epoch - row.source) for row in rows]
 
     def install(self, model: LengthModel) -> None:
         """Use a newly fitted model; it is believed until its own answers say otherwise."""
         self.model = model
-        self._to_index = self._to_index[-self._fresh :] if self._fresh else []
+        self._to_index, self._during = list(self._during or ()), None
+        self.index()
         self._modelled.error = min(self._modelled.error, self._cold.error)
         self._modelled.count = min(self._modelled.count, 20)
         self._prefers_model = True

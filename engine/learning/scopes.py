@@ -103,14 +103,19 @@ class Scopes:
         if self.sharing == "all":
             self._histories[tenant] = history
 
-    def due(self, *, only_urgent: bool = False) -> Scope | None:
-        """Return a scope whose fit is due: of several, the one asked last."""
+    def due(self, now_ns: int = 0, *, only_urgent: bool = False) -> Scope | None:
+        """Return a scope whose fit is due: of several, the one that had none for longest.
+
+        So a busy tenant cannot starve a quiet one. `only_urgent` leaves out who was urgent just
+        before, and rests.
+        """
         due = [
             scope
             for scope in self._scopes.values()
-            if scope.is_due and (scope.is_urgent or not only_urgent)
+            if scope.is_due
+            and (not only_urgent or (scope.is_urgent and now_ns >= scope.not_urgent_until_ns))
         ]
-        return max(due, key=lambda scope: scope.last_asked, default=None)
+        return min(due, key=lambda scope: scope.last_fit, default=None)
 
     def trim_models(self) -> None:
         """Drop the models asked longest ago until the others fit."""

@@ -1,5 +1,8 @@
 """What was learned as a file: features and lengths, never text; it learns nothing itself.
 
+Which words its grams were is not in it either: the key to them comes from outside, and the file
+has only a check of it.
+
 One file belongs to one model (a fingerprint that is handed in): what another model answered says
 nothing of this one's lengths. The file is
 
@@ -16,11 +19,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.learning.grams import OPEN, GramKey
 from engine.learning.history import LengthHistory
 from engine.learning.learner import Learner
 from engine.learning.length_model import LengthModel
@@ -28,22 +31,18 @@ from engine.learning.rows import StateError, pack_rows, unpack_rows
 from engine.learning.scopes import MOST_TENANTS, Sharing
 
 MAGIC = b"tiergate lengths\n"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".lengths"
 MOST_BYTES = 64_000_000  # a longer file is none of ours
 MOST_ASIDE = 3  # bad files kept, the oldest is written over
 STALE_S = 3600.0  # age of half-written files that nobody is writing any more
 MOST_MODELS = 8  # files of other models kept
+MOST_EPOCHS = 1 << 31  # changes of traffic that anybody could have lived to see
 
 
 def file_of(folder: Path, fingerprint: str) -> Path:
     """Return the file of a model's lengths."""
     return folder / (hashlib.sha256(fingerprint.encode()).hexdigest()[:16] + SUFFIX)
-
-
-def new_salt() -> int:
-    """Return a secret of 32 bits: without it, grams on disk cannot be tried out by words."""
-    return secrets.randbits(32)
 
 
 # Writing
@@ -70,7 +69,7 @@ def to_bytes(learner: Learner, fingerprint: str) -> bytes:
         "version": VERSION,
         "fingerprint": fingerprint,
         "sharing": scopes.sharing,
-        "salt": learner.salt,
+        "key": learner.key.check,
         "scopes": entries,
         "histories": [[key, _fields(history)] for key, history in scopes.histories],
     }
@@ -115,11 +114,11 @@ def save(folder: Path, fingerprint: str, content: bytes) -> None:
 # Reading
 
 
-def load(folder: Path, fingerprint: str, sharing: Sharing) -> Learner | None:
+def load(folder: Path, fingerprint: str, sharing: Sharing, key: GramKey = OPEN) -> Learner | None:
     """Return what was stored for this model, None where nothing was.
 
-    Raises StateError for a file that is damaged, of another version, or of another model, and
-    OSError for one that cannot be read.
+    Raises StateError for a file that is damaged, of another version, another model or another key,
+    and OSError for one that cannot be read.
     """
     path = file_of(folder, fingerprint)
     try:
@@ -128,10 +127,10 @@ def load(folder: Path, fingerprint: str, sharing: Sharing) -> Learner | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    return from_bytes(content, fingerprint, sharing)
+    return from_bytes(content, fingerprint, sharing, key)
 
 
-def from_bytes(content: bytes, fingerprint: str, sharing: Sharing) -> Learner:
+def from_bytes(content: bytes, fingerprint: str, sharing: Sharing, key: GramKey = OPEN) -> Learner:
     """Return the learner of a file's content; raises StateError."""
     digest_end = len(MAGIC) + hashlib.sha256().digest_size
     digest, body = content[len(MAGIC) : digest_end], content[digest_end:]
@@ -148,10 +147,16 @@ def from_bytes(content: bytes, fingerprint: str, sharing: Sharing) -> Learner:
             raise StateError("it belongs to another model")
         if header["sharing"] != sharing:
             raise StateError(f"it was learned with sharing {header['sharing']!r:.20}")
-        learner = Learner(sharing, int(header["salt"]) & 0xFFFFFFFF)
+        if header["key"] != key.check:
+            raise StateError("its grams were made with another secret than this installation's")
+        learner = Learner(sharing, key)
         _fill(learner, header, body[8 + size :])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except StateError:  # is a ValueError too, and says it better
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StateError(f"it does not hold together: {error!r:.200}") from error
+    except RecursionError:
+        raise StateError("it is nested too deeply") from None
     return learner
 
 
@@ -166,11 +171,15 @@ def _fill(learner: Learner, header: dict[str, Any], parts: bytes) -> None:
         scope.history = LengthHistory.of(entry["history"])
         if model_end > rows_end:
             scope.model = LengthModel.from_bytes(parts[rows_end:model_end])
-        scope.restore(unpack_rows(parts[:rows_end]), int(entry["epoch"]))
+        epoch, rows = int(entry["epoch"]), unpack_rows(parts[:rows_end])
+        if not 0 <= epoch <= MOST_EPOCHS or any(not 0 <= row.source <= epoch for row in rows):
+            raise StateError("it has rows of a traffic that never was")
+        scope.restore(rows, epoch)
         parts = parts[model_end:]
     for key, fields in header["histories"][-MOST_TENANTS:]:
         scopes.put_history(str(key), LengthHistory.of(fields))
     scopes.count_rows()
+    learner.number_stored()
     scopes.trim_models()
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.learning.features import NO_HISTORY, History, featurise
+from engine.learning.grams import gram_key
 from engine.learning.length_model import FEWEST_ROWS, LengthModel
 from engine.learning.question import MOST_TEXT, Question, bounded
 from engine.learning.rows import Row, StateError, pack_rows, unpack_rows
@@ -149,7 +150,7 @@ histories = st.one_of(
     previous=st.lists(st.integers(0, 10**7), max_size=70),
     hour=st.floats(0, 24),
     history=histories,
-    salt=st.integers(0, 2**32 - 1),
+    secret=st.binary(max_size=32),
 )
 def test_any_question_gets_a_bounded_guess(
     model: LengthModel,
@@ -159,15 +160,15 @@ def test_any_question_gets_a_bounded_guess(
     previous: list[int],
     hour: float,
     history: History,
-    salt: int,
+    secret: bytes,
 ) -> None:
     """Whatever is asked: finite, 1 <= middle <= high <= max_tokens, and the same when repeated."""
     asked = Question("t", bounded(text), prompt, most, tuple(previous), hour)
     assert len(asked.text) <= MOST_TEXT
-    features = featurise(asked, history, salt)
+    features = featurise(asked, history, gram_key(secret))
     found = model.predict(features)
     assert 1 <= found.middle <= found.high <= most
-    assert model.predict(featurise(asked, history, salt)) == found
+    assert model.predict(featurise(asked, history, gram_key(secret))) == found
 
 
 def test_a_cut_answer_teaches_no_shorter_answers() -> None:

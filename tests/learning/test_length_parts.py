@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from engine.learning.features import (
     conversation,
     featurise,
 )
-from engine.learning.grams import MOST_GRAMS, NUM_GRAMS, grams
+from engine.learning.grams import MOST_GRAMS, NUM_GRAMS, gram_key, grams
 from engine.learning.kernel_ridge import fit_ridge, gaussian, gram_kernel, weigh
 from engine.learning.neighbours import Neighbours, fold, folding
 from engine.learning.question import MOST_TEXT, Question, bounded
@@ -63,30 +64,56 @@ def test_kinds_of_task_are_told_apart() -> None:
     assert (cue(middle, "translate asked"), cue(middle, "translate anywhere") > 0) == (0, True)
 
 
-@given(text=st.text(max_size=9000), salt=st.integers(0, 2**32 - 1))
-def test_any_text_becomes_bounded_numbers(text: str, salt: int) -> None:
+@given(text=st.text(max_size=9000), secret=st.binary(max_size=32))
+def test_any_text_becomes_bounded_numbers(text: str, secret: bytes) -> None:
     """Numbers are finite where they do not depend on history, and grams distinct and ascending."""
     short = bounded(text)
     assert len(short) <= MOST_TEXT
-    found = featurise(Question("t", short, 5, 9), salt=salt)
+    found = featurise(Question("t", short, 5, 9), key=gram_key(secret))
     assert found.numbers.shape == (NUM_NUMBERS,) == (len(NUMBER_NAMES),)
     assert np.isfinite(found.numbers[: len(NAMES)]).all()
     assert len(found.grams) <= MOST_GRAMS
     assert (np.diff(found.grams.astype(np.int64)) > 0).all()
 
 
-def test_grams_are_the_same_in_another_process_and_not_under_another_salt() -> None:
+def test_grams_are_the_same_in_another_process_and_not_under_another_key() -> None:
     words = words_of("Stable hashes, whatever PYTHONHASHSEED says")
     code = (
-        "from engine.learning.grams import grams; from engine.learning.cues import words_of;"
-        "print(grams(words_of('Stable hashes, whatever PYTHONHASHSEED says'), 7).tolist())"
+        "from engine.learning.grams import gram_key, grams;"
+        "from engine.learning.cues import words_of;"
+        "words = words_of('Stable hashes, whatever PYTHONHASHSEED says');"
+        "print(grams(words, gram_key(b'7')).tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT, env={"PYTHONHASHSEED": "123"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.strip() == str(grams(words, 7).tolist())
-    assert len(set(grams(words, 7).tolist()) & set(grams(words, 8).tolist())) < len(words) / 2
+    assert done.stdout.strip() == str(grams(words, gram_key(b"7")).tolist())
+    one, other = (set(grams(words, gram_key(secret)).tolist()) for secret in (b"7", b"8"))
+    assert len(one & other) < len(words) / 2
+
+
+def test_without_the_key_a_words_gram_follows_from_no_other_words() -> None:
+    """Grams of equally long words differ otherwise under every key: a salt would only shift them.
+
+    So knowing what some words became does not tell what another one is.
+    """
+    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrt"]
+    crcs = np.array([zlib.crc32(b"w" + word.encode()) for word in words], np.uint32)
+    told = [gram_key(bytes([number])).hashed(crcs) for number in range(40)]
+    between = np.stack([grams_of ^ grams_of[0] for grams_of in told])[:, 1:]
+    assert len(np.unique(between, axis=0)) == 40
+    bits = np.unpackbits(np.stack(told).view(np.uint8), axis=1)
+    assert abs(float(bits.mean()) - 0.5) < 0.02
+    assert len({key.check for key in map(gram_key, (b"1", b"2", b"1"))}) == 2
+    assert gram_key(b"1").hashed(crcs).tolist() == gram_key(b"1").hashed(crcs).tolist()
+
+
+def test_grams_of_no_secret_are_what_they_were() -> None:
+    """Simulations and evaluations made before the key still hold: the CRC's lower half."""
+    found = grams(["tea"])
+    keys = (b"00tea", b"e0tea", b"otea", b"Otea", b"wtea")
+    assert found.tolist() == sorted(zlib.crc32(key) & 0xFFFF for key in keys)
 
 
 def test_what_a_conversation_says_is_what_its_names_say() -> None:
