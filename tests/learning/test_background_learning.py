@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from engine.learning.learner import Learner
 from engine.learning.length_model import LengthModel
 from engine.learning.predictor import LearnedPredictor
 from engine.learning.rows import Row
+from engine.learning.scope import Ended
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -175,6 +176,75 @@ def test_it_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         wait_for(lambda: state.file_of(tmp_path, "m").exists())
     finally:
         predictor.close()
+
+
+def test_a_fault_does_not_end_the_learning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once with its traceback, counted, gone on after it; and saved at the end."""
+    for name in ("BATCH_S", "IDLE_S", "PAUSE_S"):
+        monkeypatch.setattr(background_module, name, 0.01)
+    learn, faults = Learner.learn, [RuntimeError("one"), RuntimeError("two"), KeyError("three")]
+
+    def sometimes(self: Learner, ended: Sequence[Ended]) -> None:
+        if faults:
+            raise faults.pop(0)
+        learn(self, ended)
+
+    monkeypatch.setattr(Learner, "learn", sometimes)
+    predictor = LearnedPredictor("m", folder=tmp_path)
+    assert not predictor.stats().is_learning
+    predictor.start()
+    try:
+        with caplog.at_level(logging.ERROR):
+            for failures in (1, 2, 3):
+                serve(predictor, random.Random(failures), 1)
+                wait_for(lambda: predictor.stats().failures == failures)  # noqa: B023
+            serve(predictor, random.Random(4), 5)
+            wait_for(lambda: predictor.stats().learned == 5)
+        assert predictor.stats().is_learning
+        faults.append(RuntimeError("at the very end"))
+        serve(predictor, random.Random(5), 1)
+    finally:
+        predictor.close()
+    assert not predictor.stats().is_learning
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+    assert "RuntimeError" in caplog.records[0].getMessage()
+    known = state.load(tmp_path, "m", "tenant")
+    assert known is not None
+    assert known.scopes.num_rows == 5
+
+
+def test_a_fit_that_fails_in_an_unforeseen_way_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process is ended, and it is not asked again every half second."""
+    ended: list[bool] = []
+
+    class OddFit:
+        def __init__(self, rows: list[Row], now_ns: int) -> None: ...
+
+        def poll(self, now_ns: int) -> LengthModel | None:
+            raise ZeroDivisionError
+
+        def close(self) -> None:
+            ended.append(True)
+
+    monkeypatch.setattr(background_module, "FitProcess", OddFit)
+    for name in ("BATCH_S", "IDLE_S", "LOOK_S", "PAUSE_S"):
+        monkeypatch.setattr(background_module, name, 0.01)
+    predictor = LearnedPredictor("m", clock=VirtualClock())
+    serve(predictor, random.Random(0), 40)
+    predictor.start()
+    try:
+        wait_for(lambda: predictor.stats().failures == 1)
+        serve(predictor, random.Random(1), 200)
+        wait_for(lambda: predictor.stats().learned == 240)
+        assert not predictor.stats().is_fitting
+        assert predictor.stats().failures == 1
+    finally:
+        predictor.close()
+    assert ended == [True]
 
 
 def test_a_fit_is_followed_by_rest_unless_the_traffic_changed(

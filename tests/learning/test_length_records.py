@@ -11,6 +11,7 @@ import pytest
 
 from engine.learning.records import RecordError, load_records
 
+HUGE = b"9" * 400  # an integer that is no float
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -58,6 +59,21 @@ def test_lengths_of_several_models_are_told_apart(tmp_path: Path) -> None:
         load_records(path, "huge")
 
 
+def test_the_model_with_most_lengths_is_one_that_has_them(tmp_path: Path) -> None:
+    """A key whose value is missing counts for nothing."""
+    rows = [{"prompt": str(n), "out_tok": {"m": 12 + n, "n": None, "o": ""}} for n in range(3)]
+    found = load_records(lines(tmp_path / "n.jsonl", *rows))
+    assert (found.column, [r.length for r in found.records]) == ("m", [12, 13, 14])
+
+
+def test_signs_that_end_lines_elsewhere_do_not_end_a_row(tmp_path: Path) -> None:
+    """JSON may have U+2028 and U+0085 in a string as they are."""
+    path = tmp_path / "u.jsonl"
+    rows = [{"prompt": f"one\u2028two\u0085three {n}", "output_tokens": 5} for n in range(2)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), "utf-8")
+    assert [r.question.text for r in load_records(path).records] == [r["prompt"] for r in rows]
+
+
 def test_texts_of_a_second_file_are_joined_by_id(tmp_path: Path) -> None:
     lengths = tmp_path / "lengths.csv"
     lengths.write_text("id,in_tok,gpt\nx,3,40\ny,4,50\nz,4,60\n")
@@ -89,6 +105,15 @@ def test_instruction_and_input_are_one_prompt(tmp_path: Path) -> None:
         (b"prompt,output_tokens,hour\na,3,25\nb,4,1\n", "hour of row 1"),
         (b"prompt,output_tokens\na,3\n", "there are not two rows"),
         (b'{"prompt": "a", "output_tokens": true}\n{"prompt": "b"}\n', "row 1 must be"),
+        (b'{"prompt": "a", "output_tokens": %s}\n' % HUGE, "row 1 must be a whole number"),
+        (b'{"prompt_tokens": %s, "output_tokens": 1}\n' % HUGE, "prompt of row 1 must be a whole"),
+        (b'{"prompt": "a", "output_tokens": 1, "hour": %s}\n' % HUGE, "hour of row 1"),
+        (b'{"prompt": "a", "out_tok": {"m": %s}}\n' % HUGE, "row 1 must be a whole number"),
+        (b'[{"prompt": "a", "output_tokens": 3}]', "one JSON array"),
+        (
+            b'{"prompt": "a", "out_tok": 3}\n{"prompt": "b", "out_tok": {"m": 4}}\n',
+            "length of row 1 is not of a model",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:

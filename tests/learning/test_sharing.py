@@ -15,8 +15,12 @@ from engine.learning import predictor as predictor_module
 from engine.learning import scope as scope_module
 from engine.learning import scopes as scopes_module
 from engine.learning.cold import PRIOR
+from engine.learning.drift import DriftDetector
+from engine.learning.learner import DueFit, Learner
+from engine.learning.length_model import LengthModel
 from engine.learning.predictor import LearnedPredictor
 from engine.learning.question import Question
+from engine.learning.scope import Ended
 from engine.learning.scopes import Sharing
 
 
@@ -152,6 +156,77 @@ def test_everything_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (stats.open_questions, stats.forgotten) == (10, 15)
         predictor.observe("open0", 5, is_whole=True)  # pushed out: ignored
         assert predictor.stats().learned == 400
+
+
+def test_of_several_that_are_due_the_one_without_a_fit_for_longest_is_fitted() -> None:
+    """However busy another tenant is: between two fits of its own comes one of the quiet tenant's.
+
+    An urgent fit does not wait for others' rest, but the next one of the same tenant does for its
+    own.
+    """
+    learner, rng = Learner(), random.Random(0)
+
+    def end(tenant: str, count: int) -> None:
+        for _ in range(count):
+            question, length = ask(rng, tenant)
+            learner.learn([Ended(learner.ask(question), length, True)])
+
+    end("quiet", 40)
+    end("busy", 40)
+    names = {id(scope): name for name, scope in learner.scopes}
+    told = []
+    for _ in range(4):
+        end("quiet", 40)
+        end("busy", 600)  # always due, and always asked last
+        due = learner.due_fit()
+        assert due is not None
+        told.append(names[id(due.scope)])
+    assert told == ["quiet", "busy", "quiet", "busy"]
+
+    scopes = dict(learner.scopes)
+    for scope in scopes.values():
+        scope._change(40)
+    scopes["busy"].last_fit, scopes["busy"].not_urgent_until_ns = 0, 100
+    assert learner.scopes.due(50, only_urgent=True) is scopes["quiet"]
+    assert learner.scopes.due(100, only_urgent=True) is scopes["busy"]
+    assert learner.scopes.due(50) is scopes["busy"]
+
+
+def test_answers_that_end_during_a_fit_are_in_the_new_models_index() -> None:
+    """The fit did not see them: until the next one they are found by questions like theirs."""
+    predictor, rng = LearnedPredictor(every=1), random.Random(0)
+    serve(predictor, rng, 240)
+    learner = predictor._learner
+    scope = learner.scopes.find("acme")
+    assert scope is not None
+    fit = DueFit(scope, scope.to_fit())
+    for _ in range(7):
+        question, length = ask(rng)
+        learner.learn([Ended(learner.ask(question), length, True)])
+    model = LengthModel.fit(fit.rows)
+    assert len(model.near.targets) == 240
+    learner.install(fit, model)
+    assert scope.model is not None
+    assert len(scope.model.near.targets) == 247
+    question, length = ask(rng)
+    learner.learn([Ended(learner.ask(question), length, True)])
+    assert len(scope.model.near.targets) == 248
+
+
+def test_a_change_of_traffic_is_dated_to_the_answer() -> None:
+    """So many newest answers are of the new traffic, the one that showed it included."""
+    predictor, rng = LearnedPredictor(every=1000), random.Random(0)
+    serve(predictor, rng, 20)
+    predictor.learn_now()
+    scope = predictor._learner.scopes.find("acme")
+    assert scope is not None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DriftDetector, "add", lambda self, error: 5)
+        serve(predictor, rng, 1)
+        predictor.learn_now()
+    assert [row.source for row in scope.rows] == [0] * 16 + [1] * 5
+    assert scope._fresh == 5
 
 
 def test_a_flood_takes_room_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
