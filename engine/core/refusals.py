@@ -13,14 +13,13 @@ have refused, and who was let in all the same, it is counted who was on time and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from engine.core.forecast import Newcomer
 from engine.core.prompt_plan import PromptOrder
 
 MOST_GHOSTS = 512  # of those refused, and as many of those let in
-LEAST_TOKEN = 1e-6  # who lacks less than this lacks nothing: sums of shares are not exact
+LEAST_TOKEN = 1e-6  # who lacks less than this lacks nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +42,16 @@ class Standing:
 
     def is_behind(self, other: Standing, order: PromptOrder) -> bool:
         """True where this one gives way to the other, one of its own class or ahead."""
-        mine, its = self.newcomer, other.newcomer
-        if mine.slo.rank != its.slo.rank:
-            return mine.slo.rank > its.slo.rank
-        if order is PromptOrder.DUE:
-            return self.weight_ns > other.weight_ns
-        if order is PromptOrder.SHORTEST and mine.num_prompt_tokens != its.num_prompt_tokens:
-            return mine.num_prompt_tokens > its.num_prompt_tokens
-        return self.arrival_ns > other.arrival_ns
+        return self.turn(order) > other.turn(order)
 
-    def turn(self, order: PromptOrder) -> tuple[int, float, int]:
+    def turn(self, order: PromptOrder) -> tuple[float, ...]:
         """Return a key: of several who find a place, the one with the least has it."""
         mine = self.newcomer
         if order is PromptOrder.DUE:
-            return mine.slo.rank, self.weight_ns, self.arrival_ns
+            return mine.slo.rank, self.weight_ns
         if order is PromptOrder.SHORTEST:
             return mine.slo.rank, mine.num_prompt_tokens, self.arrival_ns
-        return mine.slo.rank, 0, self.arrival_ns
+        return mine.slo.rank, self.arrival_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +87,39 @@ class LedgerCounts:
 
 
 class _Ghost:
-    """One that is followed: `place` from when on it would stand there, and what it found so far."""
+    """One that is followed: `place` from when on it would stand there, and what it found so far.
 
-    __slots__ = ("found", "is_known", "is_return", "place")
+    What every first token asks of every ghost is worked out once.
+    """
+
+    __slots__ = ("_order", "_turn", "due_ns", "found", "is_known", "is_return", "needs", "place")
 
     def __init__(self, place: Standing, *, is_known: bool, is_return: bool = False) -> None:
         self.place = place
+        self.due_ns = place.due_ns
+        self.needs = float(place.newcomer.num_prompt_tokens)
         self.found = 0.0  # tokens that gave it a place
         self.is_known = is_known  # it was let in: the truth will be told
         self.is_return = is_return
+        self._order: PromptOrder | None = None
+        self._turn: tuple[float, ...] = ()
+
+    def take(self, most: float) -> float:
+        """Take what it needs, or as much as there is; return that."""
+        taken = min(most, self.needs - self.found)
+        self.found += taken
+        return taken
 
     @property
-    def needs(self) -> float:
-        """Tokens that it lacks yet."""
-        return self.place.newcomer.num_prompt_tokens - self.found
+    def has_place(self) -> bool:
+        """True where it found all that it needs; sums of shares are not exact."""
+        return self.needs - self.found <= LEAST_TOKEN
 
-    @property
-    def question(self) -> tuple[bool, bool]:
-        """Ghosts of one question share what they find; those of another are of another world."""
-        return self.is_known, self.is_return
+    def turn(self, order: PromptOrder) -> tuple[float, ...]:
+        """Return the key of its place."""
+        if order is not self._order:
+            self._order, self._turn = order, self.place.turn(order)
+        return self._turn
 
 
 class RefusalLedger:
@@ -201,52 +207,49 @@ class RefusalLedger:
 
     def served(self, mate: Standing, at_ns: int, order: PromptOrder) -> None:
         """One that was let in has its first token: ghosts before it would have had its place."""
-
-        def may(place: Standing) -> bool:
-            return (
-                place.arrival_ns <= at_ns <= place.due_ns
-                and place.id != mate.id
-                and mate.is_behind(place, order)
-            )
-
+        turn = mate.turn(order)
+        may = [
+            ghost
+            for ghost in self._ghosts
+            if ghost.place.arrival_ns <= at_ns <= ghost.due_ns
+            and ghost.turn(order) < turn
+            and ghost.place.id != mate.id
+        ]
         self._give(mate.newcomer.num_prompt_tokens, may, order)
         self.settle(at_ns)
 
     def idle(self, num_tokens: float, at_ns: int, order: PromptOrder) -> None:
         """The engine could have computed so many prompt tokens more just before this time."""
-        self._give(num_tokens, lambda place: place.arrival_ns < at_ns <= place.due_ns, order)
+        may = [ghost for ghost in self._ghosts if ghost.place.arrival_ns < at_ns <= ghost.due_ns]
+        self._give(num_tokens, may, order)
         self.settle(at_ns)
 
-    def _give(self, num_tokens: float, may: Callable[[Standing], bool], order: PromptOrder) -> None:
-        """Give so many tokens to those who may have them, each only once, whose turn it is first.
+    def _give(self, num_tokens: float, ghosts: list[_Ghost], order: PromptOrder) -> None:
+        """Give so many tokens to those who may have them, each only once, in their order.
 
         Three questions are asked, each of a world of its own: what if those refused had been let
         in, if those checked had not, if those who came back had come by the hint.
         """
-        asked: dict[tuple[bool, bool], list[_Ghost]] = {}
-        for ghost in self._ghosts:
-            if may(ghost.place):
-                asked.setdefault(ghost.question, []).append(ghost)
-        for ghosts in asked.values():
-            left = num_tokens
-            ghosts.sort(key=lambda ghost: ghost.place.turn(order))
-            for ghost in ghosts:
-                given = min(left, ghost.needs)
-                ghost.found += given
-                left -= given
-                if left <= 0.0:
-                    break
+        ghosts.sort(key=lambda ghost: ghost.turn(order))
+        refused = checked = returned = num_tokens
+        for ghost in ghosts:
+            if ghost.is_known:
+                checked -= ghost.take(checked)
+            elif ghost.is_return:
+                returned -= ghost.take(returned)
+            else:
+                refused -= ghost.take(refused)
 
     def settle(self, now_ns: int) -> None:
         """Judge those who found their place, and those whose time is over."""
         ghosts = self._ghosts
-        if not any(g.place.due_ns < now_ns or g.needs <= LEAST_TOKEN for g in ghosts):
+        if not any(ghost.due_ns < now_ns or ghost.has_place for ghost in ghosts):
             return
         left: deque[_Ghost] = deque()
         for ghost in ghosts:
-            if ghost.needs <= LEAST_TOKEN:
+            if ghost.has_place:
                 self._judge(ghost, is_on_time=True)
-            elif ghost.place.due_ns < now_ns:
+            elif ghost.due_ns < now_ns:
                 self._judge(ghost, is_on_time=False)
             else:
                 left.append(ghost)
