@@ -7,6 +7,7 @@ it is asked.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import random
 from bisect import bisect_left
@@ -180,13 +181,13 @@ def load_histogram(path: str) -> Histogram:
     except ValueError as error:
         raise PredictorError(f"histogram {path}: {error}") from error
     try:
-        for row in csv.DictReader(text.splitlines()):
+        for row in csv.DictReader(io.StringIO(text, newline="")):
             number += 1
             cell = int(row["predicted_class5"]), int(row["output_tokens_bin_lo16"])
             counts[cell] = counts.get(cell, 0) + int(row["count"])
     except KeyError as error:
         raise PredictorError(f"histogram {path}: column {error.args[0]} is missing") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise PredictorError(f"histogram {path}: row {number} is no row of counts") from error
     if min(counts.values(), default=0) < 0 or not sum(counts.values()):
         raise PredictorError(f"histogram {path}: counts must not be negative, nor all 0")

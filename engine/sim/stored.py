@@ -67,7 +67,8 @@ def load_run(path: Path) -> StoredRun:
         raise StoredError(f"{path}: field {missing[0]} is missing")
     try:
         tiers = parse_tiers(f"{path / MARK}: tiers", run["tiers"])
-        points = [json.loads(line) for line in _text(path / "points.jsonl").splitlines()]
+        lines = _text(path / "points.jsonl").split("\n")
+        points = [json.loads(line) for line in lines if line]
         tallies = tuple(_tally(path, tiers, point) for point in points)
     except KeyError as error:
         raise StoredError(f"{path}: field {error.args[0]} is missing") from None

@@ -81,6 +81,15 @@ def test_a_histogram_answers_with_the_class_it_drew(tmp_path: Path) -> None:
     assert predictor.predict(order("tail")).middle in {12.0, 168.0}
 
 
+def test_only_the_end_of_a_line_ends_a_histograms_row(tmp_path: Path) -> None:
+    """Other columns are ignored, whatever signs and quoted lines are in them."""
+    path, head = tmp_path / "h.csv", "note,predicted_class5,output_tokens_bin_lo16,count"
+    path.write_text(f'{head}\na\u2028b\x85c,0,0,10\n"two\nlines",1,160,5\n', "utf-8")
+    predictor = make_predictor(f"histogram:{path}", {"short": 3, "long": 165}, 0)
+    assert predictor.predict(order("short")).middle == pytest.approx(8.0)
+    assert predictor.predict(order("long")).middle == pytest.approx(168.0)
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="the shared calibration is not on this machine")
 def test_the_published_histogram_orders_better_than_chance() -> None:
     """SSJF's predictor errs much, but long answers get longer guesses on the whole."""

@@ -17,8 +17,10 @@ from sample_tallies import OBJECTIVES, make_tally
 
 from engine.sim import plots, report, scales
 from engine.sim.capacity import Capacity, EverySlo, capacities_of
+from engine.sim.comparison import tier_fields
 from engine.sim.report_page import Report, fairness, knee, page
 from engine.sim.statistics import interval
+from engine.sim.stored import ABOUT, WORKLOAD, StoredError, load_run
 from engine.sim.tally import ALL, Tallies, Tally
 from engine.sim.tiers import DEFAULT_TIERS
 
@@ -222,6 +224,17 @@ def test_the_tables_hold_every_number(tmp_path: Path) -> None:
     assert float(whole["jain_index"]) == pytest.approx(0.9)
     points = (tmp_path / "points.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in points] == [row.point for row in made.tallies.rows]
+
+
+def test_a_point_ends_where_its_line_does(tmp_path: Path) -> None:
+    """JSON may hold U+2028 as it is: what is missing of this point is its records, nothing else."""
+    about: dict[str, object] = dict.fromkeys((*WORKLOAD, *ABOUT), "")
+    about |= {"format": report.FORMAT, "tiers": [tier_fields(tier) for tier in DEFAULT_TIERS]}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    point = {"policy": "a\u2028b", "rate": 1.0, "seed": 1, "requests": 9}
+    (tmp_path / "points.jsonl").write_text(json.dumps(point, ensure_ascii=False) + "\n", "utf-8")
+    with pytest.raises(StoredError, match=r"records/.*No such file"):
+        load_run(tmp_path)
 
 
 def test_intervals_are_those_over_the_seeds(tmp_path: Path) -> None:
