@@ -1,9 +1,9 @@
 """The outermost layer of every request: its id, its arrival, its access line; it knows no route.
 
-A client's own `x-request-id` is kept when it is short and plain, and echoed on every response, also
-on errors; the Anthropic routes have it under their API's name too. The arrival is the first byte of
-the request where our server stamped it (gateway/server.py), else the moment this layer sees the
-request.
+A client's own `x-request-id` is kept when it is short, plain and looks like no key, and echoed on
+every response, also on errors; the Anthropic routes have it under their API's name too. The arrival
+is the first byte of the request where our server stamped it (gateway/server.py), else the moment
+this layer sees the request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from gateway.streaming import EXTENSION
 logger = logging.getLogger("gateway.access")
 
 REQUEST_ID = "x-request-id"
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Ids are logged and echoed: a key that was put there by mistake must not be.
+_SANE_ID = re.compile(r"(?!.*tg[ka]_)[A-Za-z0-9._:-]{1,128}", re.IGNORECASE)
 
 
 def request_id_of(headers: Headers) -> str:

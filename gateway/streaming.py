@@ -121,7 +121,7 @@ class AnswerResponse(Response):
         answer.done()
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         await self._start(send, {**headers, "content-length": str(len(body))})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._write(send, body, more=False)
 
     async def _stream(self, send: Send, send_body: Send) -> None:
         """Send each choice's deltas as they come, in the words of the plan's shape."""
