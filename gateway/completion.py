@@ -164,6 +164,11 @@ class Shape(Protocol):
         ...
 
     @property
+    def prompt_field(self) -> str:
+        """The request's field that holds what is to be read, as faults name it."""
+        ...
+
+    @property
     def operation(self) -> str:
         """The route's name in telemetry."""
         ...

@@ -103,28 +103,33 @@ def context_limit(info: EngineInfo) -> int:
     return min(info.max_model_len, info.num_blocks * info.block_size)
 
 
-def output_limit(asked: int | None, longest_prompt: int, tier: TierRecord, info: EngineInfo) -> int:
-    """Return max_tokens: what was asked for, or else what fits; raises where neither does."""
+def output_limit(
+    asked: int | None, longest_prompt: int, tier: TierRecord, info: EngineInfo, field: str
+) -> int:
+    """Return max_tokens: what was asked for, or else what fits; raises where neither does.
+
+    `field` is the one that the prompt was sent in.
+    """
     limit = context_limit(info)
     room = limit - longest_prompt
     cap = tier.max_output_tokens
     if asked is None:
         if room < 1:
-            raise _too_long(longest_prompt, 1, limit)
+            raise _too_long(longest_prompt, 1, limit, field)
         return room if cap is None else min(room, cap)
     if cap is not None and asked > cap:
         raise bad_value("max_tokens", f"At most {cap} tokens can be asked for in your tier.")
     if asked > room:
-        raise _too_long(longest_prompt, asked, limit)
+        raise _too_long(longest_prompt, asked, limit, field)
     return asked
 
 
-def _too_long(prompt_tokens: int, max_tokens: int, limit: int) -> ApiError:
+def _too_long(prompt_tokens: int, max_tokens: int, limit: int, field: str) -> ApiError:
     return ApiError(
         Problem.TOO_LONG,
         f"This model's context is {limit} tokens, but {prompt_tokens + max_tokens} are needed: "
         f"{prompt_tokens} in the prompt and {max_tokens} for the answer.",
-        param="messages",
+        param=field,
     )
 
 
@@ -289,9 +294,17 @@ class Encoder:
         if body.dimensions not in (None, size):
             raise bad_value("dimensions", f"This model's embeddings have {size} dimensions.")
         tier = choose_tier(body.service_tier, principal, tiers)
-        prompts = await self.codec.encode_prompts(body.prompts)
+        prompts = await self.codec.encode_prompts(body.prompts, "input")
         if not all(prompts):
             raise bad_value("input", "An input must have at least one token.")
+        # The engine keeps room for the token in whose place it makes the vector.
+        longest, most = max(map(len, prompts)), context_limit(self._info) - 1
+        if longest > most:
+            raise ApiError(
+                Problem.TOO_LONG,
+                f"An input can have at most {most} tokens here, but one has {longest}.",
+                param="input",
+            )
         shape, asked = EmbeddingShape(body.encoding), [Asked("")] * len(prompts)
         completion = body.as_completion()
         plan = self._plan(completion, shape, principal, tier, prompts, asked, arrival_ns)
@@ -309,9 +322,11 @@ class Encoder:
         arrival_ns: int,
     ) -> Plan:
         if not all(prompts):
-            raise bad_value("prompt", "A prompt must have at least one token.")
+            raise bad_value(shape.prompt_field, "A prompt must have at least one token.")
         lengths = list(map(len, prompts))
-        max_tokens = output_limit(body.output_limit, max(lengths), tier, self._info)
+        max_tokens = output_limit(
+            body.output_limit, max(lengths), tier, self._info, shape.prompt_field
+        )
         if body.output_limit is None and principal.limits:
             max_tokens = affordable(
                 max_tokens, principal, self._info.model, tier, lengths, body.num_choices

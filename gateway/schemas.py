@@ -283,20 +283,17 @@ def _is_token_list(value: Any) -> bool:
 
 def prompts_of(value: Any, field: str, most: int) -> list[Prompt]:
     """Return the prompts in one of the four forms of `field`; raises ApiError."""
-    if isinstance(value, str):
-        return [value]
-    if _is_token_list(value):
+    if value is None:
+        raise ApiError(Problem.MISSING, f"'{field}' is required.", param=field)
+    if isinstance(value, str) or _is_token_list(value):
         return [value]
     good = isinstance(value, list) and bool(value)
     if good and len(value) > most:
         raise bad_value(field, f"At most {most} prompts can be sent at once.")
     if not good or not all(isinstance(item, str) or _is_token_list(item) for item in value):
-        raise bad_value(
-            field,
-            f"'{field}' must be a string, a list of strings, token ids, or lists of token ids.",
-        )
-    found: list[Prompt] = value
-    return found
+        forms = "a string, a list of strings, token ids, or lists of token ids"
+        raise bad_value(field, f"'{field}' must be {forms}.")
+    return list(value)
 
 
 class CheckedBody(Protocol):
@@ -336,7 +333,11 @@ def parse_body(raw: bytes, body_type: type[BodyT], known: frozenset[str] | None 
 
 def first_fault(error: ValidationError, known: frozenset[str]) -> ApiError:
     """Return the first fault in our own words: the field and the rule, never what was sent."""
-    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    # Of a field's forms the one that was sent breaks more than the rule of its type, or it within.
+    place = faults[0]["loc"][:-1]
+    forms = [fault for fault in faults if place and fault["loc"][: len(place)] == place]
+    fault = max(forms or faults[:1], key=lambda f: (f["type"][-5:] != "_type", len(f["loc"])))
     param = _param(fault["loc"], known)
     if fault["type"] == "missing":
         return ApiError(Problem.MISSING, f"'{param}' is required.", param=param)
@@ -396,5 +397,4 @@ def inlined_schema(body: type[InputModel]) -> dict[str, Any]:
             return inline(definitions[value["$ref"].rpartition("/")[2]])
         return {key: inline(item) for key, item in value.items()}
 
-    inlined: dict[str, Any] = inline(schema)
-    return inlined
+    return dict(inline(schema))

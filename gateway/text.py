@@ -176,17 +176,22 @@ class TextCodec:
                 "messages", "This model's chat template does not take these messages."
             ) from None
 
-    async def encode_prompts(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        """Return prompts as tokens; those that are tokens already are checked. Raises ApiError."""
-        return await self._run(partial(self._encode_all, prompts))
+    async def encode_prompts(
+        self, prompts: Sequence[Prompt], field: str = "prompt"
+    ) -> list[tuple[int, ...]]:
+        """Return prompts as tokens; those that are tokens already are checked. Raises ApiError.
 
-    def _encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        `field` is the one that they were sent in.
+        """
+        return await self._run(partial(self._encode_all, prompts, field))
+
+    def _encode_all(self, prompts: Sequence[Prompt], field: str) -> list[tuple[int, ...]]:
         encoded: list[tuple[int, ...]] = []
         for prompt in prompts:
             if isinstance(prompt, str):
                 encoded.append(self._tokenizer.encode(prompt))
             elif max(prompt) >= self.vocab_size:
-                raise bad_value("prompt", f"Token ids of this model are below {self.vocab_size}.")
+                raise bad_value(field, f"Token ids of this model are below {self.vocab_size}.")
             else:
                 encoded.append(tuple(prompt))
         return encoded

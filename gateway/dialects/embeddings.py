@@ -75,6 +75,7 @@ class EmbeddingShape:
     encoding: Encoding
     id_prefix: str = "embd-"
     call_prefix: str = ""
+    prompt_field: str = "input"
     operation: str = names.OPERATION_EMBEDDINGS
 
     def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> Script:

@@ -148,6 +148,7 @@ class MessageShape:
 
     id_prefix: str = "msg_"
     call_prefix: str = "toolu_"
+    prompt_field: str = "messages"
     operation: str = names.OPERATION_CHAT
 
     def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> MessageScript:

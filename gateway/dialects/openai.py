@@ -105,6 +105,7 @@ class ChatShape:
 
     id_prefix: str = "chatcmpl-"
     call_prefix: str = "call_"
+    prompt_field: str = "messages"
     operation: str = names.OPERATION_CHAT
 
     def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> ChunkScript:
@@ -151,6 +152,7 @@ class TextShape:
 
     id_prefix: str = "cmpl-"
     call_prefix: str = "call_"
+    prompt_field: str = "prompt"
     operation: str = names.OPERATION_COMPLETION
 
     def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> ChunkScript:

@@ -241,6 +241,7 @@ class ResponseShape:
     echo: Mapping[str, Any] = field(repr=False)
     id_prefix: str = "resp_"
     call_prefix: str = "call_"
+    prompt_field: str = "input"
     operation: str = names.OPERATION_CHAT
 
     def script(self, head: Heading, num_choices: int, usage_chunk: bool) -> ResponseScript:

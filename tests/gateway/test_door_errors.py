@@ -99,6 +99,40 @@ async def test_a_bad_field_is_named_and_its_value_is_not_repeated(
 
 
 @pytest.mark.parametrize(
+    ("stop", "rule"),
+    [
+        ("", "should have at least 1 character"),
+        ([""], "should have at least 1 character"),
+        (["a"] * 17, "should have at most 16 items"),
+        ([SECRET * 40], "should have at most 256 characters"),
+        (5, "should be a valid string"),
+        ([5], "should be a valid string"),
+    ],
+)
+async def test_of_a_field_with_two_forms_the_rule_is_that_of_the_form_sent(
+    door: Door, stop: Any, rule: str
+) -> None:
+    """A list of stops is not told that it should be a string."""
+    response = await door.post(CHAT, chat_body(stop=stop))
+    assert rule in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("body", [{"model": "talker"}, {"model": "talker", "prompt": None}])
+async def test_a_completion_without_a_prompt_misses_it(door: Door, body: dict[str, Any]) -> None:
+    """As a chat without messages does: the code says what is wrong."""
+    error = error_of(await door.post(TEXT, body))
+    assert (error["code"], error["param"]) == ("missing_required_parameter", "prompt")
+
+
+async def test_what_is_too_long_is_the_field_that_was_sent(door: Door) -> None:
+    """`messages` of a chat, `prompt` of a completion; so for tokens that the model has not."""
+    chat = error_of(await door.post(CHAT, chat_body("x" * 2000)))
+    text = error_of(await door.post(TEXT, text_body("x" * 2000)))
+    tokens = error_of(await door.post(TEXT, text_body() | {"prompt": [2**30]}))
+    assert [e["param"] for e in (chat, text, tokens)] == ["messages", "prompt", "prompt"]
+
+
+@pytest.mark.parametrize(
     "raw",
     [b"", b"{", b"[1]", b"null", b'"text"', b"{}x", b'{"a": NaN}', b'{"a": "\\ud800"}', b"\xff",
      b'{"messages": ' + b"[" * 3000 + b"]" * 3000 + b"}"],

@@ -113,7 +113,8 @@ async def test_the_prompt_is_billed_and_no_answer(real: Door) -> None:
         ({"input": ""}, "input"),
         ({"input": "a", "dimensions": 7}, "dimensions"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
-        ({"input": "a" * 5000}, "messages"),
+        ({"input": "a" * 5000}, "input"),
+        ({"input": [9999999]}, "input"),
     ],
 )
 async def test_what_cannot_be_embedded_is_refused(
@@ -122,6 +123,26 @@ async def test_what_cannot_be_embedded_is_refused(
     answer = await real.post(EMBEDDINGS, {"model": "talker"} | fields)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+
+
+async def test_the_longest_input_is_the_one_that_is_named(real: Door) -> None:
+    """One token more is refused with the limit that holds, and speaks of no answer."""
+    info = real.services.host.engine.info
+    assert info is not None
+    most = min(info.max_model_len, info.num_blocks * info.block_size) - 1
+    fits = await real.post(EMBEDDINGS, {"model": "talker", "input": [5] * most})
+    assert fits.status_code == 200, fits.text
+    assert fits.json()["usage"]["prompt_tokens"] == most
+    error = (await real.post(EMBEDDINGS, {"model": "talker", "input": [5] * (most + 1)})).json()
+    assert error["error"]["code"] == "context_length_exceeded"
+    assert f"at most {most} tokens" in error["error"]["message"]
+    assert "answer" not in error["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"input": None}])
+async def test_a_request_without_input_misses_it(real: Door, fields: dict[str, Any]) -> None:
+    answer = await real.post(EMBEDDINGS, {"model": "talker"} | fields)
+    assert answer.json()["error"]["code"] == "missing_required_parameter"
 
 
 async def test_a_key_for_chats_alone_makes_no_embeddings(real: Door) -> None:
