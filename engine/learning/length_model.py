@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from engine.core.request import LengthEstimate
 from engine.learning.features import NUM_NUMBERS, Features
-from engine.learning.grams import Grams
+from engine.learning.grams import NUM_GRAMS, Grams
 from engine.learning.kernel_ridge import KernelRidge, fit_ridge
 from engine.learning.neighbours import NEAR_NAMES, Neighbours, fold, folding
 from engine.learning.rows import Row, StateError, numbers_of, pack, unpack
@@ -246,6 +246,8 @@ def _read(arrays: dict[str, npt.NDArray[np.generic]]) -> LengthModel:
             raise StateError("a model of another version")
         share, stretch, offset = arrays["scalars"].tolist()
         (num_rows,) = arrays["num_rows"].tolist()
+        if not isinstance(num_rows, int) or not 0 <= num_rows <= MOST_TREE_ROWS:
+            raise StateError("a model of as many rows as none has")
 
         def part(name: str) -> dict[str, npt.NDArray[np.generic]]:
             prefix = f"{name}."
@@ -272,6 +274,11 @@ def _read(arrays: dict[str, npt.NDArray[np.generic]]) -> LengthModel:
 
 def _check(model: LengthModel) -> None:
     """Ask the model one question: shapes that do not fit must not be found out while serving."""
+    for name, array in model._arrays().items():
+        if array.dtype.kind not in "fiu":
+            raise StateError(f"a model whose {name} are no numbers")
+    if not model.ridge.gram_weights.shape == model.ridge.idf.shape == (NUM_GRAMS,):
+        raise StateError("a model of other grams")
     blank = Features(np.array([1], np.uint16), np.full(NUM_NUMBERS, np.nan, np.float16), 16)
     try:
         found = model.predict(blank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.learning.features import NO_HISTORY, History, featurise
-from engine.learning.grams import gram_key
+from engine.learning.grams import NUM_GRAMS, gram_key
 from engine.learning.length_model import FEWEST_ROWS, LengthModel
 from engine.learning.question import MOST_TEXT, Question, bounded
-from engine.learning.rows import Row, StateError, pack_rows, unpack_rows
+from engine.learning.rows import Row, StateError, pack, pack_rows, unpack, unpack_rows
 
 TOPICS = [
     "rivers",
@@ -140,6 +141,25 @@ histories = st.one_of(
         high=st.one_of(st.just(math.nan), st.floats(0, 14)),
     ),
 )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_rows": np.array([np.inf])},
+        {"num_rows": np.array([1 << 60])},
+        {"KernelRidge.gram_weights": np.zeros(0, np.float32)},
+        {"KernelRidge.gram_weights": np.full(NUM_GRAMS, "1")},
+        {"KernelRidge.gram_weights": np.float64(1)},
+        {"KernelRidge.idf": np.zeros((1, NUM_GRAMS), np.float32)},
+    ],
+)
+def test_a_forged_model_is_refused_when_it_is_read(
+    model: LengthModel, change: dict[str, Any]
+) -> None:
+    """Not found out by the first question that has words in it."""
+    with pytest.raises(StateError):
+        LengthModel.from_bytes(pack(unpack(model.to_bytes()) | change))
 
 
 @settings(max_examples=150, deadline=None)
