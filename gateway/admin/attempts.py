@@ -1,5 +1,8 @@
 """How many logins may be tried from one address and for one account: bounded, forgotten in time.
 
+Of an account few from one address, and more from all: nobody keeps somebody else out from a single
+address, and who has many guesses at a bounded rate all the same.
+
 An attempt is counted before its password is looked at, and taken back when it was right: many at
 once are no way around it. Accounts are kept as digests: people type passwords into the wrong field.
 """
@@ -44,25 +47,35 @@ class Attempts:
     """Attempts to log in; used from one event loop."""
 
     ADDRESS_BURST, ADDRESS_REFILL_S = 20, 6.0
-    ACCOUNT_BURST, ACCOUNT_REFILL_S = 10, 30.0
+    PAIR_BURST, PAIR_REFILL_S = 10, 30.0  # of one account, from one address
+    ACCOUNT_BURST, ACCOUNT_REFILL_S = 100, 3.0  # of one account, from wherever
 
     def __init__(self, clock: Clock) -> None:
         self._addresses = Bucket(clock, self.ADDRESS_BURST, self.ADDRESS_REFILL_S)
+        self._pairs = Bucket(clock, self.PAIR_BURST, self.PAIR_REFILL_S)
         self._accounts = Bucket(clock, self.ACCOUNT_BURST, self.ACCOUNT_REFILL_S)
 
     def begin(self, address: str, account: str) -> int:
         """Count an attempt; return 0, or how long to wait (ms) where it may not be made now."""
-        account = _digest(account)
-        wait_ms = max(self._addresses.wait_ms(address), self._accounts.wait_ms(account))
+        counted = self._counted(address, account)
+        wait_ms = max(bucket.wait_ms(name) for bucket, name in counted)
         if wait_ms == 0:
-            self._addresses.add(address)
-            self._accounts.add(account)
+            for bucket, name in counted:
+                bucket.add(name)
         return wait_ms
 
     def succeeded(self, address: str, account: str) -> None:
         """The attempt was right: it does not count."""
-        self._addresses.add(address, -1)
-        self._accounts.add(_digest(account), -1)
+        for bucket, name in self._counted(address, account):
+            bucket.add(name, -1)
+
+    def _counted(self, address: str, account: str) -> tuple[tuple[Bucket, str], ...]:
+        digest = _digest(account)
+        return (
+            (self._addresses, address),
+            (self._pairs, f"{digest} {address}"),
+            (self._accounts, digest),
+        )
 
 
 def _digest(account: str) -> str:

@@ -160,6 +160,30 @@ def test_attempts_are_forgiven_in_time_and_by_success() -> None:
     assert tried == Attempts.ADDRESS_BURST
 
 
+def test_a_stranger_at_one_address_keeps_nobody_out() -> None:
+    """However steadily wrong passwords come for an account, its owner is let in from elsewhere."""
+    clock = VirtualClock()
+    attempts = Attempts(clock)
+    for _ in range(200):
+        clock.advance_to(clock.now_ns() + attempts.begin("stranger", "ann") * NS_PER_S // 1000)
+        clock.advance_to(clock.now_ns() + NS_PER_S)
+        assert attempts.begin("home", "ann") == 0
+        attempts.succeeded("home", "ann")
+    assert attempts.begin("stranger", "ann") > 0
+
+
+def test_many_addresses_guess_an_account_at_a_bounded_rate() -> None:
+    """A hundred at once, then one every three seconds, wherever they come from."""
+    clock = VirtualClock()
+    attempts = Attempts(clock)
+    tried = sum(attempts.begin(f"address{i}", "ann") == 0 for i in range(500))
+    assert tried == Attempts.ACCOUNT_BURST
+    assert 0 < attempts.begin("one more", "ann") <= 3_000
+    assert attempts.begin("one more", "bob") == 0
+    clock.advance_to(clock.now_ns() + 30 * NS_PER_S)
+    assert sum(attempts.begin(f"address{i}", "ann") == 0 for i in range(500)) == 10
+
+
 async def test_a_login_ends_by_itself(small_office: Office) -> None:
     """When it is over, and when it was not used for long; both are the ledger's to say."""
     desk = small_office.door.server.config.app.state.admin  # type: ignore[union-attr]
