@@ -1,7 +1,14 @@
-"""What `tiergate serve` prints once it can answer: where it is, and commands to try, to paste."""
+"""What `tiergate serve` prints once it can answer: where it is, and commands to try, to paste.
+
+Secrets are shown on a terminal only: of anything else than somebody's eyes (a container's log, the
+journal) it knows that it is kept and read by others. It says where they are kept instead. A token
+that was set is never shown: whoever set it has it.
+"""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -26,24 +33,40 @@ def print_banner(
     show(f"  model     {info.model} ({info.device}, {info.dtype}, policy {info.policy})")
     show(f"  API       {settings.url}/v1")
     show(f"  admin     {settings.url}/admin   (any user name; the token is the password)")
-    where = "as set" if settings.admin_token is not None else f"kept in {admin_file}"
-    show(f"  token     {admin_token}   ({where})")
+    shows_secrets = sys.stdout.isatty()
+    if settings.admin_token is not None:
+        show("  token     as set")
+    elif shows_secrets:
+        show(f"  token     {admin_token}   (kept in {admin_file})")
+    else:
+        show(f"  token     kept in {admin_file}")
     if not keys:
         show()
         show("Make a key:  tiergate tenant add acme --tier premium")
         show("             tiergate key create --tenant acme")
         return
+    assert keys_file is not None
     for tier, key in keys.items():
-        show(f"  {tier:<8}  {key}")
-    show(f"            (demo keys, kept in {keys_file})")
-    key = next(iter(keys.values()))
+        show(f"  {tier:<8}  {key if shows_secrets else f'kept in {keys_file}'}")
+    if shows_secrets:
+        show(f"            (demo keys, kept in {keys_file})")
+    tier, key = next(iter(keys.items()))
     show()
     show("Try it:", style="bold")
+    if not shows_secrets:
+        show(f"  export KEY={key_command(tier, keys_file)}")
+        key = "$KEY"
     show(curl_command(settings.url, info.model, key))
     show()
     show(f"  export OPENAI_BASE_URL={settings.url}/v1 OPENAI_API_KEY={key}")
     show(sdk_command(info.model))
     show()
+
+
+def key_command(tier: str, keys_file: Path) -> str:
+    """Return what a shell takes for the key of a tier."""
+    script = "import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])"
+    return f"$(python -c '{script}' {shlex.quote(str(keys_file.resolve()))} {shlex.quote(tier)})"
 
 
 def curl_command(url: str, model: str, key: str) -> str:
@@ -54,7 +77,7 @@ def curl_command(url: str, model: str, key: str) -> str:
     )
     return (
         f"  curl -N {url}/v1/chat/completions \\\n"
-        f"    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+        f"    -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
         f"    -d '{body}'"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import sqlite3
@@ -133,8 +132,10 @@ def test_a_first_run_a_drain_and_a_second_run(tmp_path: Path) -> None:
         admin = httpx.get(gateway.ready["admin_url"], auth=("x", gateway.ready["admin_token"]))
         assert "Ready to serve" in admin.text
         shown = gateway.log.read_text()
-        for word in (gateway.ready["url"], *gateway.ready["keys"].values(), "curl", "OpenAI()"):
+        for word in (gateway.ready["url"], "demo-keys.json", "admin-token", "curl", "OpenAI()"):
             assert word in shown
+        for secret in (gateway.ready["admin_token"], *gateway.ready["keys"].values()):
+            assert secret not in shown
         first_keys = gateway.ready["keys"]
         stream = gateway.client("free").chat.completions.create(
             model="tiny", stream=True, max_tokens=400, extra_body={"ignore_eos": True}, **QUESTION
@@ -165,19 +166,22 @@ def test_a_first_run_a_drain_and_a_second_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_that_is_printed_works(tmp_path: Path) -> None:
-    """The curl line of the banner can be pasted as it is."""
+    """The lines of the banner can be pasted as they are, also from a log, which has no key."""
     model = write_checkpoint(tmp_path / "tiny")
     with serving(tmp_path / "data", "--demo", "--model", str(model)) as gateway:
         end = time.monotonic() + 30
         while "OpenAI()" not in gateway.log.read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
-        found = re.search(r"^  curl (.*?)\n\n", gateway.log.read_text(), re.DOTALL | re.MULTILINE)
-        assert found
-        arguments = shlex.split(found[1].replace("\\\n", " "))
-        done = subprocess.run(
-            ["curl", "-sS", *arguments], capture_output=True, text=True, timeout=120, check=True
+        found = re.search(
+            r"^  export KEY=.*?\n  curl .*?\n\n", gateway.log.read_text(), re.DOTALL | re.MULTILINE
         )
+        assert found
+        done = subprocess.run(
+            ["bash", "-c", found[0].replace("curl ", "curl -sS ", 1)],
+            env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
         assert done.stdout.endswith("data: [DONE]\n\n")
 
 
