@@ -20,7 +20,8 @@ _NONE = "none"
 
 
 def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+    digits = text.removeprefix("-")  # whether it may be below zero is for its bounds to say
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise ValueError("a whole number")
     return int(text)
 

@@ -45,14 +45,15 @@ def export(
 
     \b
     Example:
-      tiergate usage export --since 2026-11-01 --until 2026-12-01 --out november.csv
+      tiergate usage export --since 2026-10-01 --until 2026-11-01 --out october.csv
     """
     from engine.core.clock import utc_now
     from tenants.usage_export import WRITERS, Span, export_usage
 
     if form not in FORMATS:
         raise CommandError(f"--format: {form!r} is neither csv nor jsonl")
-    first, last = span(since, until, utc_now())
+    now = utc_now()
+    first, last = span(since, until, now)
     header, as_text = WRITERS[form]
 
     async def work(ledger: Ledger) -> Line:
@@ -65,6 +66,11 @@ def export(
         return line
 
     total = with_ledger(database_url, data_dir, work)
+    if last > now:
+        note(
+            "warning: --until is in the future: `usage verify` will find that this file differs as "
+            "soon as there are further requests in its span"
+        )
     note(f"{total['requests']} requests, cost {total['cost']}; chain {total['chain']}")
 
 
@@ -80,7 +86,7 @@ def verify(
 
     \b
     Example:
-      tiergate usage verify november.csv
+      tiergate usage verify october.csv
     """
     from tenants.usage_verify import Differs, verify_usage
 

@@ -223,7 +223,7 @@ def test_usage_is_exported_and_verified(
 ) -> None:
     """To a file and to standard output alike; the checker agrees, and says what it has seen."""
     file = tmp_path / f"november.{form}"
-    span = ("--since", "2026-11-01", "--until", "2026-12-01", "--format", form)
+    span = ("--since", "2026-11-01", "--until", "2026-11-22", "--format", form)
     done = tiergate("usage", "export", *span, "--out", str(file))
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith("2 requests, cost 0.0000721; chain ")
@@ -243,6 +243,16 @@ def test_usage_is_exported_and_verified(
             "chain": chain,
         },
     }
+
+
+def test_an_export_of_a_span_that_is_not_over_says_so(tiergate: Any, used: None) -> None:
+    """A warning beside the result, since what comes later would make the file differ."""
+    done = tiergate("usage", "export", "--until", "9000-01-01")
+    assert done.code == 0
+    assert done.err.startswith("warning: --until is in the future")
+    assert "warning" not in done.out
+    assert "warning" not in tiergate("usage", "export", "--until", "2026-11-22").err
+    assert "warning" not in tiergate("usage", "export").err
 
 
 def test_a_difference_is_exit_code_1_and_the_line(
