@@ -239,6 +239,18 @@ async def test_a_paced_stream_that_is_left_settles_what_was_delivered(tmp_path: 
         await even(door, rows)
 
 
+async def test_a_day_without_a_count_begins_with_requests_not_choices(door: Door) -> None:
+    """As after a restart: of a request with six choices the ledger has six rows, the day one."""
+    asked = await door.post(TEXT, text_body(["aa", "bbb"], n=3, max_tokens=2))
+    assert asked.status_code == 200
+    await door.usage(6)
+    await limit(door, requests_per_day=500)
+    key = await door.ledger.repository.create_key("premium-tenant", utc_now(), "second")
+    headers = {"authorization": f"Bearer {key.plaintext}"}
+    answer = await door.http.post(TEXT, json=text_body(max_tokens=1), headers=headers)
+    assert answer.headers["x-ratelimit-remaining-requests"] == "498"
+
+
 async def test_choices_and_prompts_are_one_request(door: Door) -> None:
     """Of several prompts with several choices each, every prompt counts once, every answer."""
     await limit(door, requests_per_minute=10, tokens_per_minute=1000)
