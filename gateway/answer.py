@@ -62,6 +62,7 @@ class Answer:
         self.client_left = False
         self.left_ns: int | None = None
         self.cut_by: ApiError | None = None
+        self.has_withheld = False  # some of what was made will not be shown
         self.is_done = False
         self.writing_since_ns: int | None = None
         self.drop_connection: Callable[[], None] | None = None
@@ -294,7 +295,8 @@ class Answer:
 
     def _settle(self) -> None:
         for choice in self.choices:
-            self._meter.settle(choice.request_id, client_left=self.client_left)
+            is_partial = self.client_left or self.has_withheld
+            self._meter.settle(choice.request_id, client_left=is_partial)
 
 
 def _next(choice: Choice) -> asyncio.Task[list[TokenEvent]]:

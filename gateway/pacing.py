@@ -11,7 +11,8 @@ stretches an answer. The rules, in the order in which they win:
 * what was made leaves evenly to its end, also when the engine is done with it;
 * an answer that is ended from outside or fails shows at once what is held. If that is all of it the
   answer is whole, else the error follows;
-* when the client leaves, what is held is dropped, and was not delivered.
+* when the client leaves, or its key no longer opens the door, what is held is dropped, and was not
+  delivered.
 
 With the rule of `Slo.shown_ns` the engine knows without being told when a token will be seen.
 """
@@ -27,6 +28,7 @@ from typing import Generic, NamedTuple, TypeVar
 from engine.core.clock import NS_PER_MS, Clock
 from engine.core.request import MOST_HELD_TOKENS, Slo, TbtMode
 from gateway.answer import Answer, Piece
+from gateway.errors import Problem
 
 T = TypeVar("T")
 
@@ -135,6 +137,12 @@ class PacedAnswer:
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
 
+    @property
+    def _is_barred(self) -> bool:
+        """True where the client may see no more: to revoke a key is no way to get all at once."""
+        cut_by = self._answer.cut_by
+        return cut_by is not None and cut_by.problem is Problem.UNAUTHENTICATED
+
     async def deltas(self) -> AsyncGenerator[Piece]:
         """Yield the pieces when they may be seen; raises what ends the answer, behind them."""
         answer = self._answer
@@ -151,6 +159,8 @@ class PacedAnswer:
                 self._has_room.set()
                 if is_made and not any(self._pacers):
                     filler.result()
+                    if answer.has_withheld and answer.cut_by is not None:
+                        raise answer.cut_by
                     return
                 await self._wait()
         finally:
@@ -174,7 +184,8 @@ class PacedAnswer:
     def _ready(self, has_failed: bool) -> list[Piece]:
         """Return what may leave now, at most one piece of a choice unless the answer is ended."""
         now_ns = self._clock.now_ns()
-        if self._answer.client_left:
+        if self._answer.client_left or self._is_barred:
+            self._answer.has_withheld |= any(self._pacers)
             for pacer in self._pacers:
                 pacer.clear()
             return []

@@ -196,6 +196,24 @@ async def test_an_error_comes_behind_what_was_held_back(tmp_path: Path) -> None:
         assert len(texts) <= row.output_tokens < 900
 
 
+@pytest.mark.parametrize("is_made", [True, False], ids=["all made", "still made"])
+async def test_to_revoke_a_key_is_no_way_to_all_of_a_stream(tmp_path: Path, is_made: bool) -> None:
+    """What is held back is neither shown nor billed, whether or not the engine is done with it."""
+    async with open_door(tmp_path, options={"step_s": 0.005}) as door:
+        await door.ledger.repository.change_tier("premium", MINUTE)
+        endless: dict[str, Any] = {"temperature": 1, "ignore_eos": True, "max_tokens": 900}
+        async with asked(door, chat_body(**({} if is_made else endless))) as reader:
+            await reader.read(1)
+            if is_made:
+                await engine_is_idle(door)
+            await door.ledger.repository.revoke_key(door.keys["premium"], utc_now())
+            assert len(await reader.read()) == 1
+            assert reader.events[-1]["error"]["code"] == "invalid_api_key"
+        await door.idle()
+        (row,) = await door.usage()
+        assert (row.finish_reason, row.output_tokens) == ("cancelled", 1)
+
+
 async def test_a_plain_answer_of_a_paced_tier_comes_at_once(tmp_path: Path) -> None:
     """Nobody would see the pace: the body is there when the engine is done."""
     async with open_door(tmp_path) as door:

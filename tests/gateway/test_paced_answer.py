@@ -19,7 +19,7 @@ from virtual_loop import run_virtually
 from engine.core.clock import NS_PER_MS, VirtualClock
 from engine.core.request import Slo, TbtMode
 from gateway.answer import Answer
-from gateway.errors import ApiError, Problem
+from gateway.errors import ApiError, Problem, unauthenticated
 from gateway.pacing import PacedAnswer
 
 PACE_MS = 50
@@ -39,6 +39,7 @@ class Script:
         self.choices = [SimpleNamespace(index=index) for index in range(3)]
         self.client_left = False
         self.cut_by: ApiError | None = None
+        self.has_withheld = False
         self.on_end: Any = None
         self.num_taken = 0
         self._script = script
@@ -92,6 +93,7 @@ def read(
     ends_with: ApiError | None = None,
     leave_ms: int | None = None,
     cut_ms: int | None = None,
+    cut_with: ApiError = FAULT,
     each_takes_ms: int = 0,
     most_held: int = 1000,
 ) -> Reading:
@@ -106,7 +108,7 @@ def read(
         if leave_ms is not None:
             loop.call_later(leave_ms / 1000, answer.leave)
         if cut_ms is not None:
-            loop.call_later(cut_ms / 1000, answer.cut, FAULT)
+            loop.call_later(cut_ms / 1000, answer.cut, cut_with)
         try:
             async with aclosing(paced.deltas()) as deltas:
                 async for choice, [number], _ in deltas:
@@ -173,6 +175,20 @@ def test_an_answer_that_is_cut_says_what_it_has(script: list[tuple[int, int]], c
     assert len(reading.seen) == reading.num_taken
     is_whole = reading.num_taken == len(script)
     assert reading.error is (None if is_whole else FAULT)
+
+
+@given(script=scripts, cut_ms=st.integers(0, 3000))
+def test_a_key_that_is_revoked_gets_nothing_more(
+    script: list[tuple[int, int]], cut_ms: int
+) -> None:
+    """What is held back is dropped, and the error follows, unless all had been seen by then."""
+    revoked = unauthenticated()
+    reading = read(script, cut_ms=cut_ms, cut_with=revoked)
+    undisturbed = read(script)
+    assert reading.ended_ms <= min(cut_ms, undisturbed.ended_ms) + 1.1
+    assert reading.seen == undisturbed.seen[: len(reading.seen)]
+    assert len(reading.seen) >= sum(at_ms < cut_ms - 1.1 for at_ms, _, _ in undisturbed.seen)
+    assert reading.error is (None if len(reading.seen) == len(script) else revoked)
 
 
 @given(script=scripts, most_held=st.integers(0, 5), each_takes_ms=st.sampled_from([0, 3, 200]))
