@@ -46,7 +46,8 @@ Workers = Annotated[
 ]
 MaxQueue = Annotated[Text, flag("max-queue", "Most requests that may wait; default 512.", "N")]
 Admission = Annotated[
-    Text, flag("admission", "off, shadow, soft or hard: may forecasts refuse; default soft.", "MODE")
+    Text,
+    flag("admission", "off, shadow, soft or hard: may forecasts refuse; default soft.", "MODE"),
 ]
 Learn = Annotated[Text, flag("learn", "on or off: learn lengths of answers; default on.", "ON")]
 DrainTimeout = Annotated[
