@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -31,15 +32,20 @@ from engine.core.stats import RequestStats, TokenEvent
 from engine.serving.child import EXIT_ORPHANED
 from engine.serving.process import EngineProcess
 
-SERVERS = ("postgres", "redis-server")  # of other rooms' tests, for the whole session
+Children = Callable[[], list[psutil.Process]]
 
 
-def children_left() -> list[psutil.Process]:
-    """Children of this process, zombies too, less what other tests share: servers, a tracker."""
-    return [
+@pytest.fixture
+def children_left() -> Children:
+    """Children of this process, zombies too, that were not there before the test.
+
+    Servers of other rooms' tests live as long as the session, and so does a tracker of Python's.
+    """
+    before = {child.pid for child in psutil.Process().children()}
+    return lambda: [
         child
         for child in psutil.Process().children()
-        if child.name() not in SERVERS
+        if child.pid not in before
         and not any("multiprocessing" in word for word in child.cmdline())
     ]
 
@@ -139,7 +145,9 @@ async def test_an_idle_engine_is_not_taken_for_hung(make_process: ProcessMaker) 
     assert engine.restarts == 0
 
 
-async def test_a_refused_model_is_one_clear_line(make_process: ProcessMaker) -> None:
+async def test_a_refused_model_is_one_clear_line(
+    make_process: ProcessMaker, children_left: Children
+) -> None:
     """What the loader says is what start() raises; nothing runs afterwards."""
     heard: list[tuple[str, float]] = []
     engine = make_process(
@@ -217,7 +225,7 @@ async def test_a_restart_that_fails_is_tried_again(
     await eventually(lambda: engine.ready, "the engine is back")
 
 
-async def test_closing_leaves_nothing_behind() -> None:
+async def test_closing_leaves_nothing_behind(children_left: Children) -> None:
     """No process, task, thread of ours, descriptor or child survives close()."""
     await asyncio.to_thread(int)  # the loop's own worker thread, made before we count
     descriptors = sorted(os.listdir("/proc/self/fd"))
@@ -235,7 +243,7 @@ async def test_closing_leaves_nothing_behind() -> None:
     assert [thread.name for thread in extra if not thread.name.startswith("asyncio_")] == []
 
 
-async def test_closing_while_it_loads(make_process: ProcessMaker) -> None:
+async def test_closing_while_it_loads(make_process: ProcessMaker, children_left: Children) -> None:
     """close() ends a load at once; start() then says that it was closed."""
     heard = asyncio.Event()
     engine = make_process(
@@ -249,7 +257,9 @@ async def test_closing_while_it_loads(make_process: ProcessMaker) -> None:
     assert children_left() == []
 
 
-async def test_closing_between_two_lives(make_process: ProcessMaker) -> None:
+async def test_closing_between_two_lives(
+    make_process: ProcessMaker, children_left: Children
+) -> None:
     """After close() nothing is restarted, also when a restart was due."""
     engine = make_process(config_of(backoff_first_s=1000.0))
     await engine.start()
@@ -261,7 +271,7 @@ async def test_closing_between_two_lives(make_process: ProcessMaker) -> None:
 
 
 async def test_closing_an_engine_that_does_not_listen(
-    make_process: ProcessMaker, gate: Gate
+    make_process: ProcessMaker, gate: Gate, children_left: Children
 ) -> None:
     """An engine stuck in a step is killed when its grace is over; its streams end all the same."""
     engine = make_process(config_of(options={"gate": gate.folder}, close_grace_s=0.1))
@@ -277,7 +287,9 @@ async def test_closing_an_engine_that_does_not_listen(
     assert children_left() == []
 
 
-async def test_cancelling_the_start_ends_the_process(make_process: ProcessMaker) -> None:
+async def test_cancelling_the_start_ends_the_process(
+    make_process: ProcessMaker, children_left: Children
+) -> None:
     """A start that is cancelled leaves no process."""
     heard = asyncio.Event()
     engine = make_process(
@@ -378,7 +390,7 @@ def test_the_end_of_the_lifeline_ends_the_process() -> None:
         assert process.wait(timeout=30) == EXIT_ORPHANED
 
 
-def test_uvloop_works_as_well() -> None:
+def test_uvloop_works_as_well(children_left: Children) -> None:
     """The whole life of an engine under the event loop that the door uses."""
 
     async def life() -> None:
