@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
@@ -65,6 +65,17 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = self._folder / "socket"
         self.url = f"unix://{self.socket}"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def start(self) -> None:
         log = self._folder / "log"

@@ -18,31 +18,19 @@ from redis_kit import RedisServer  # noqa: E402
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One for the tests that leave it running."""
-    server = RedisServer()
-    try:
-        server.start()
+    with RedisServer() as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def mortal_redis() -> Iterator[RedisServer]:
     """One to be killed and started again."""
-    server = RedisServer()
-    try:
-        server.start()
+    with RedisServer() as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def mortal_postgres() -> Iterator[PostgresServer]:
     """One to be killed and started again; nothing is in it."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with PostgresServer() as server:
         yield server
-    finally:
-        server.close()

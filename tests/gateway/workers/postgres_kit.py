@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import pytest
@@ -55,6 +55,17 @@ class PostgresServer:
         subprocess.run(
             [*command, *options], check=True, capture_output=True, cwd=self.folder, **self._who
         )
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def start(self) -> None:
         settings = ["listen_addresses=", f"unix_socket_directories={self.folder}"]
