@@ -15,8 +15,6 @@ import contextlib
 import json
 import math
 import os
-import platform
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.gateway_under_test import Target, gateway_process
+from benchmarks.scheduling.points import machine
 from benchmarks.sse_client import Connection
 from engine.core.clock import utc_now
 from gateway.ledger import Ledger, ledger
@@ -140,12 +139,7 @@ def main() -> None:
     before = json.loads(RESULT.read_text())["policies"] if RESULT.exists() else {}
     report = {
         "measured": utc_now().date().isoformat(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": sys.version.split()[0],
-            "load_average": [round(load, 1) for load in busy],
-        },
+        "machine": machine() | {"load_average": [round(load, 1) for load in busy]},
         "step_ms": STEP_MS,
         "seats": SEATS,
         "flood_clients": CLIENTS,

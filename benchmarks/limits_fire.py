@@ -23,9 +23,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import random
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -39,6 +37,7 @@ import uvloop
 from sqlalchemy import text
 
 from benchmarks.limits import redis_server
+from benchmarks.scheduling.points import machine
 from benchmarks.sse_client import CHAT
 from benchmarks.workers_under_test import HOST, settings_of, workers_process
 from engine.core.clock import MonotonicClock, utc_now
@@ -418,12 +417,7 @@ def main() -> None:
         return
     report = {
         "measured": utc_now().date().isoformat(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": sys.version.split()[0],
-            "load_average": [round(load, 1) for load in busy],
-        },
+        "machine": machine() | {"load_average": [round(load, 1) for load in busy]},
         "workers": args.workers,
         "streams": args.streams,
         "scenes": scenes,

@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import pwd
 import shutil
 import statistics
@@ -37,6 +36,7 @@ import uvloop
 from sqlalchemy import text
 
 from benchmarks.limits import redis_server
+from benchmarks.scheduling.points import machine
 from benchmarks.sse_client import CHAT
 from benchmarks.workers_under_test import HOST, settings_of, workers_process
 from engine.core.clock import MonotonicClock, utc_now
@@ -253,12 +253,7 @@ def main() -> None:
         return
     report = {
         "measured": utc_now().date().isoformat(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": sys.version.split()[0],
-            "load_average": [round(load, 1) for load in busy],
-        },
+        "machine": machine() | {"load_average": [round(load, 1) for load in busy]},
         "goal_ms": GOAL_MS,
         "connections": CONNECTIONS,
         "streams": STREAMS,
