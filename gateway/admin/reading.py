@@ -6,15 +6,15 @@ Faults name the field and the rule, never what was sent.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from gateway.errors import ApiError, Problem, bad_value
+from gateway.request_body import read_body
 
 MAX_BODY = 256 * 1024
 BODY_TIMEOUT_S = 15.0
@@ -30,24 +30,9 @@ async def body_of(request: Request, kind: type[BodyT]) -> BodyT:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         # A form of another site can send anything but this.
         raise ApiError(Problem.BAD_REQUEST, "Send JSON, with content-type: application/json.")
-    raw = bytearray()
+    raw = await read_body(request, MAX_BODY, BODY_TIMEOUT_S)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.stream():
-                raw += part
-                if len(raw) > MAX_BODY:
-                    message = f"A request body may have at most {MAX_BODY} bytes here."
-                    raise ApiError(Problem.BODY_TOO_LARGE, message)
-    except TimeoutError:
-        raise ApiError(
-            Problem.BODY_TIMEOUT,
-            "The request body did not arrive in time.",
-            headers={"connection": "close"},
-        ) from None
-    except ClientDisconnect:
-        raise ApiError(Problem.BAD_REQUEST, "The client left.") from None
-    try:
-        return kind.model_validate_json(bytes(raw))
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         raise _first_fault(error, kind) from None
 

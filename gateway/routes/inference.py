@@ -7,18 +7,17 @@ back.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from gateway import metric_names as names
 from gateway.answer import Answer
-from gateway.errors import ApiError, Problem, unauthenticated
+from gateway.errors import ApiError, unauthenticated
 from gateway.plan import Plan
 from gateway.principal import Principal
+from gateway.request_body import read_body
 from gateway.routes.documented import CHAT, COMPLETION, documented
 from gateway.schemas import ChatBody, CompletionBody, parse_body
 from gateway.services import Services
@@ -119,37 +118,10 @@ async def authenticate(request: Request, services: Services, route: Route) -> Pr
 
 
 async def read(request: Request, services: Services) -> bytes:
-    """Return the body; a longer one than allowed is refused before it is parsed, or even read.
-
-    A refusing gateway still lets the server swallow the rest of the body, so that the client gets
-    to read the answer instead of a broken connection.
-    """
+    """Return the body of a request to a gateway that is open; raises ApiError."""
     services.admission.check_open()
-    limit = services.settings.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(services.settings.body_timeout_s):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise ApiError(
-            Problem.BODY_TIMEOUT,
-            "The request body did not arrive in time.",
-            headers={"connection": "close"},
-        ) from None
-    except ClientDisconnect:
-        # Nobody will read this answer; it only ends the request in an orderly way.
-        raise ApiError(Problem.BAD_REQUEST, "The client left.") from None
-    return bytes(body)
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(Problem.BODY_TOO_LARGE, f"A request body may have at most {limit} bytes.")
+    settings = services.settings
+    return await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
 
 
 def respond(request: Request, services: Services, plan: Plan) -> Response:
