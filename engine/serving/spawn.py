@@ -33,6 +33,15 @@ _EXIT_WAIT_S = 5.0  # for a process whose socket has closed to be gone
 _STDERR_WAIT_S = 1.0  # for the last lines; a grandchild may hold the pipe for longer
 
 
+async def ended(process: Process) -> None:
+    """Wait until a process is gone; one that takes too long is killed."""
+    try:
+        await asyncio.to_thread(process.wait, _EXIT_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+
 class _StderrTail(asyncio.Protocol):
     """Passes the child's output through to this process and remembers the end of it."""
 
@@ -194,11 +203,7 @@ class EngineChild(asyncio.Protocol):
             return 0
         if not self.closed.is_set():
             process.kill()
-        try:
-            await asyncio.to_thread(process.wait, _EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        await ended(process)
         await self._close_pipes(process)
         assert process.returncode is not None
         return process.returncode

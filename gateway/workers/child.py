@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 
 from engine.core.clock import Clock
+from engine.serving.spawn import ended
 from gateway.workers.words import Order, ToParent, ToWorker, encode
 
 Process = subprocess.Popen[bytes]
@@ -25,8 +26,6 @@ MakeOrder = Callable[[int], Order]  # of the descriptor to speak through
 
 # It must find the very modules that its parent was made of, wherever those came from.
 _START = "import sys; sys.path[:] = {path!r}; from gateway.workers.main import main; main()"
-
-_EXIT_WAIT_S = 5.0  # for a process whose channel has ended to be gone
 
 
 class WorkerChild(asyncio.Protocol):
@@ -93,11 +92,7 @@ class WorkerChild(asyncio.Protocol):
             return 0
         if not self.closed.is_set():
             process.kill()
-        try:
-            await asyncio.to_thread(process.wait, _EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        await ended(process)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
