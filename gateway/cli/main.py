@@ -33,6 +33,7 @@ from gateway.cli import (
     serve_command,
     settings_command,
     simulate,
+    slo,
     tenant,
     tier,
     usage,
@@ -113,7 +114,7 @@ def build_app() -> typer.Typer:
     app.add_typer(key.build_app(), name="key")
     for name, room in (
         *(("org", org), ("limit", limit), ("budget", budget)),
-        *(("usage", usage), ("user", user), ("audit", audit)),
+        *(("usage", usage), ("slo", slo), ("user", user), ("audit", audit)),
     ):
         app.add_typer(room.build_app(), name=name)
     return app
