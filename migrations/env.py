@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 from gateway.settings import Settings
 from migrations.runner import with_connection
 from tenants.database import parse_url
-from tenants.models import Base, UtcDateTime
+from tenants.models import UtcDateTime
+from tenants.slo_models import SloRow
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
@@ -30,7 +31,7 @@ def run_on(connection: Connection) -> None:
     """Run the steps that Alembic was asked for in the transaction that is open on `connection`."""
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=SloRow.metadata,
         render_as_batch=True,
         render_item=render_item,
         compare_type=True,
@@ -49,7 +50,7 @@ def run_offline() -> None:
     """Write the steps as SQL instead of running them."""
     context.configure(
         dialect_name=parse_url(database_url()).get_backend_name(),
-        target_metadata=Base.metadata,
+        target_metadata=SloRow.metadata,
         render_as_batch=True,
         literal_binds=True,
     )
