@@ -117,7 +117,7 @@ async def test_a_writable_database_is_left_as_it_was(database: Database) -> None
 
 
 async def test_a_schema_of_another_revision_is_refused(database: Database) -> None:
-    with pytest.raises(SchemaOutdated, match=r"at revision 0002, this version needs 9999"):
+    with pytest.raises(SchemaOutdated, match=r"at revision 0003, this version needs 9999"):
         await database.check_revision("9999")
 
 
