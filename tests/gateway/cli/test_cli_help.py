@@ -76,6 +76,8 @@ def test_every_command_is_there() -> None:
         "budget show",
         "usage export",
         "usage verify",
+        "slo openslo",
+        "slo rules",
         "user add",
         "user list",
         "user disable",
