@@ -28,6 +28,7 @@ from gateway.admin.desk import AdminDesk
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.background import Background
+from gateway.dashboard.frame import Frame
 from gateway.dialects.errors import ANTHROPIC_REQUEST_ID, error_response, is_anthropic
 from gateway.edge import REQUEST_ID, Edge
 from gateway.engine_watch import EngineWatch
@@ -109,6 +110,7 @@ def create_app(
         app.include_router(room.router)
     if admin_token is not None:  # without a secret there is no admin route at all
         app.state.admin = AdminDesk(settings, ledger, admin_token, services.clock)
+        app.state.frame = Frame()
         for router in admin_routers():
             app.include_router(router)
     return app

@@ -78,6 +78,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
             "orjson",
             "httpx",
             "jinja2",
+            "markupsafe",
             "rich",
             "typer",
             "click",

@@ -1,8 +1,8 @@
 """Who calls an admin route, from its credentials: the admin token, or a login; not what it may.
 
 The admin token comes as `Authorization: Bearer tga_...`, or from a browser as the password of HTTP
-Basic; a login as a cookie. Browsers send the last two by themselves, so with those a request that
-changes something has to come from a page of this gateway.
+Basic or by a cookie of its own; a login as a cookie. Browsers send all but the first by themselves,
+so with those a request that changes something has to come from a page of this gateway.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from engine.core.clock import utc_now
 from gateway.admin.cross_site import SAFE_METHODS, is_own_site
 from gateway.admin.desk import AdminDesk
+from gateway.admin.token_login import token_proved
 from gateway.errors import ApiError, Problem
 from tenants.values import Actor, Role, SessionRecord
 
@@ -27,11 +28,15 @@ TOKEN_NAME = "admin token"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `session` is None for the admin token, which proves itself with every request."""
+    """Who asks. `session` is None for the admin token, which proves itself with every request.
+
+    Unless a browser has it in a cookie: `proved_at` is then when it was shown.
+    """
 
     role: Role
     actor: Actor
     session: SessionRecord | None = None
+    proved_at: datetime | None = None
 
     @property
     def tenant_id(self) -> str | None:
@@ -58,8 +63,11 @@ def not_logged_in() -> ApiError:
     )
 
 
-async def find_caller(request: Request, desk: AdminDesk) -> Caller:
-    """Return who asks; raises the one 401, or 403 for what another site makes a browser send."""
+async def find_caller(request: Request, desk: AdminDesk, *, touch: bool = True) -> Caller:
+    """Return who asks; raises the one 401, or 403 for what another site makes a browser send.
+
+    `touch` False: it does not count as use of the login, as for what a page fetches by itself.
+    """
     header = request.headers.get("authorization", "")
     if header:
         given = admin_secret(header)
@@ -68,15 +76,19 @@ async def find_caller(request: Request, desk: AdminDesk) -> Caller:
         if not header.lower().startswith("bearer "):
             _check_site(request, desk)
         return Caller(Role.OWNER, actor_of(request, TOKEN_NAME, "token"))
+    now = utc_now()
+    proved = token_proved(desk, request, now)
+    if proved is not None:
+        _check_site(request, desk)
+        return Caller(Role.OWNER, actor_of(request, TOKEN_NAME, "token"), None, proved)
     secret = request.cookies.get(desk.cookie_name(request))
     if not secret:
         raise not_logged_in()
-    now = utc_now()
     session = await desk.find_session(secret, now, address_of(request))
     if session is None:
         raise not_logged_in()
     _check_site(request, desk)
-    if now - session.seen_at > TOUCH_AFTER:
+    if touch and now - session.seen_at > TOUCH_AFTER:
         await desk.repository.touch_session(secret, now)
     user = session.user
     return Caller(user.role, actor_of(request, user.name, "user"), session)
@@ -85,7 +97,7 @@ async def find_caller(request: Request, desk: AdminDesk) -> Caller:
 def is_recent(caller: Caller, now: datetime, desk: AdminDesk) -> bool:
     """True where the caller has proved who it is not long ago."""
     if caller.session is None:
-        return True
+        return caller.proved_at is None or now - caller.proved_at <= desk.recent
     return now - caller.session.authenticated_at <= desk.recent
 
 

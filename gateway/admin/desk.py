@@ -14,6 +14,7 @@ from starlette.responses import Response
 from engine.core.clock import Clock, utc_now
 from gateway.admin.attempts import Attempts
 from gateway.admin.oidc_settings import oidc_config
+from gateway.admin.token_login import log_out_of_token
 from gateway.errors import ApiError, Problem
 from gateway.ledger import Ledger
 from gateway.passwords import Passwords
@@ -111,6 +112,7 @@ class AdminDesk:
         old = request.cookies.get(name)
         if old:
             await self.repository.end_session(old, now, by=by)
+        log_out_of_token(self, request, response)
         secret = secrets.token_urlsafe(32)
         await self.repository.create_session(
             user.id,
@@ -139,3 +141,4 @@ class AdminDesk:
         response.delete_cookie(
             name, path="/", secure=self.is_https(request), httponly=True, samesite="strict"
         )
+        log_out_of_token(self, request, response)

@@ -35,7 +35,6 @@ OWNER_FRESH = Access(Role.OWNER, is_fresh=True)
 
 ACCESS: Mapping[tuple[str, str], Access] = MappingProxyType(
     {
-        ("GET", "/admin"): VIEWER,
         ("GET", f"{BASE}/engine"): VIEWER,
         ("GET", f"{BASE}/admission"): VIEWER,
         ("GET", f"{BASE}/requests"): VIEWER,

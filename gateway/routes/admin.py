@@ -1,4 +1,4 @@
-"""What an operator may see: the engine's state as JSON, and one small page; it changes nothing.
+"""What an operator may see of the engine and the door, as JSON; it changes nothing.
 
 Who may see them is in `gateway.admin.roles`. Without an admin token these routes do not exist.
 """
@@ -9,28 +9,18 @@ import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from engine.core.clock import NS_PER_MS
 from gateway.admin.route import AdminRoute
-from gateway.admin_page import render_page
 from gateway.admission_view import admission_fields
 from gateway.engine_view import engine_fields
-from gateway.principal import service_tier_name
 from gateway.readiness import judge
 from gateway.routes.json_response import json_response
 from gateway.services import Services
 from gateway.workers.answers import all_doors
-from tenants.errors import LedgerError
 
 router = APIRouter(route_class=AdminRoute)
-
-_PAGE_HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
 
 
 @router.get("/admin/api/engine")
@@ -80,16 +70,3 @@ def describe(services: Services) -> dict[str, Any]:
         },
         "usage": dataclasses.asdict(services.meter.state),
     }
-
-
-@router.get("/admin", response_class=HTMLResponse)
-async def page(request: Request) -> Response:
-    """Show the state, the tiers and the tenants on one page."""
-    services: Services = request.app.state.services
-    try:
-        tenants = await services.ledger.repository.list_tenants()
-    except LedgerError:
-        tenants = None
-    tiers = [(tier, service_tier_name(tier)) for tier in services.tiers.current]
-    html = render_page(describe(services), tiers, tenants)
-    return HTMLResponse(html, headers=_PAGE_HEADERS)

@@ -36,7 +36,7 @@ async def login(request: Request) -> Response:
     if says_other_site(request.headers, desk.url):
         raise ApiError(Problem.CROSS_SITE, "This login does not come from a page of this gateway.")
     body = await body_of(request, LoginBody)
-    user = await _prove(request, desk, body.user, body.password)
+    user = await prove(request, desk, body.user, body.password)
     response = json_response({"user": shown(user)})
     await desk.log_in(request, response, user, actor_of(request, user.name, "user"))
     return response
@@ -70,15 +70,19 @@ async def session(request: Request) -> Response:
 @router.post(f"{BASE}/password", openapi_extra=documented(OwnPasswordBody))
 async def own_password(request: Request) -> Response:
     """Give oneself another password; all one's logins end, and this one begins anew."""
-    desk, caller = desk_of(request), caller_of(request)
-    body = await body_of(request, OwnPasswordBody)
-    user = _user_of(caller)
-    await _prove(request, desk, user.name, body.old)
-    digest = await desk.passwords.digest(body.new)
-    changed = await desk.repository.set_password(user.id, digest, utc_now(), by=caller.actor)
+    changed = await changed_own_password(request, await body_of(request, OwnPasswordBody))
     response = json_response({"user": shown(changed)})
-    await desk.log_in(request, response, changed, caller.actor)
+    await desk_of(request).log_in(request, response, changed, caller_of(request).actor)
     return response
+
+
+async def changed_own_password(request: Request, body: OwnPasswordBody) -> UserRecord:
+    """Give the caller another password, whatever form the body came in; its logins end."""
+    desk, caller = desk_of(request), caller_of(request)
+    user = _user_of(caller)
+    await prove(request, desk, user.name, body.old)
+    digest = await desk.passwords.digest(body.new)
+    return await desk.repository.set_password(user.id, digest, utc_now(), by=caller.actor)
 
 
 def _user_of(caller: Caller) -> UserRecord:
@@ -87,7 +91,7 @@ def _user_of(caller: Caller) -> UserRecord:
     return caller.session.user
 
 
-async def _prove(request: Request, desk: AdminDesk, name: str, password: str) -> UserRecord:
+async def prove(request: Request, desk: AdminDesk, name: str, password: str) -> UserRecord:
     """Return the user of this name and password; raises the one 401, or 429."""
     address = address_of(request)
     wait_ms = desk.attempts.begin(address, name)

@@ -1,9 +1,10 @@
-"""All rooms of the admin API in one list; what they do and who may is not known here."""
+"""All rooms of the admin API and its pages in one list; what they do and who may, others know."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
+from gateway.dashboard.rooms import page_routers
 from gateway.routes import (
     admin,
     admin_keys,
@@ -19,7 +20,7 @@ from gateway.routes import (
 
 
 def admin_routers() -> list[APIRouter]:
-    """Return the routers of all admin routes."""
+    """Return the routers of all admin routes, pages among them."""
     rooms = (admin, requests, admin_login, admin_tenants, admin_keys, admin_tiers)
     more = (admin_limits, admin_users, admin_records, admin_oidc)
-    return [room.router for room in (*rooms, *more)]
+    return [room.router for room in (*rooms, *more)] + page_routers()
