@@ -29,6 +29,7 @@ from gateway.metering import Meter
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
 from gateway.text import TextCodec
+from tenants.slo import LATE_SHARE
 
 ENGINE_HINT_MS = 2000
 
@@ -128,7 +129,8 @@ class Answer:
 
     def _choice(self, index: int) -> Choice:
         plan = self.plan
-        stopwatch = Stopwatch(plan.arrival_ns, len(plan.prompt_of(index)), plan.slo)
+        keeps = 1 + plan.most_output_tokens // LATE_SHARE
+        stopwatch = Stopwatch(plan.arrival_ns, len(plan.prompt_of(index)), plan.slo, keeps=keeps)
         if plan.sampling.embeds:
             return EmbeddingChoice(plan, index, self._codec, stopwatch)
         return Choice(plan, index, self._codec, self._codec.output(plan.stops), stopwatch)

@@ -52,6 +52,7 @@ from gateway.routes import embeddings, health, inference, messages, models, resp
 from gateway.routes.admin_rooms import admin_routers
 from gateway.services import LoadCodec, ModelHost, Services, TierTable
 from gateway.settings import Settings
+from gateway.slo_desk import SloDesk
 from gateway.spool import Spool
 from gateway.telemetry import Telemetry
 from gateway.text import load_codec
@@ -60,12 +61,15 @@ from gateway.workers.peers import Peers
 from gateway.workers.place import ALONE, Place
 from tenants.errors import LedgerError
 from tenants.listener import ChangeListener
+from tenants.slo_store import prune_minutes
+from tenants.slo_windows import MINUTES_KEPT
 from tenants.values import TierRecord
 
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.25
 LAST_USED_S = 10.0
+PRUNE_S = 600.0
 FLUSH_LIMIT_S = 10.0
 LEFTOVERS_S = 10.0
 SETTLE_LIMIT_S = 2.0  # of what is left, the store knows in time: it takes it in full
@@ -135,6 +139,8 @@ def build_services(
         max_buffer=settings.usage_buffer,
         flush_s=settings.usage_flush_s,
     )
+    slo = SloDesk(clock, meter.judge)
+    meter.watch(slo.under_way)
     engine.add_finish_listener(meter.on_finish)
     engine.add_finish_listener(telemetry.on_finish)
     folder = settings.data_dir / "learning"
@@ -176,6 +182,7 @@ def build_services(
         lengths=lengths,
         desk=LimitDesk(make_limiter(settings, ledger, clock, place.count), gate.lower_tiers),
         meter=meter,
+        slo=slo,
         telemetry=telemetry,
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
         watch=watch,
@@ -207,6 +214,7 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
         background.start("key-notices", listener.run())
         background.every("schema", LOOK_S, services.ledger_watch.look)
         background.start("limits", services.desk.limiter.run())
+        background.every("slo-minutes", PRUNE_S, _prune(services))
         background.every("last-used", LAST_USED_S, services.auth.write_last_used)
         writer = background.start("usage", services.meter.run())
         background.every("usage-note", services.settings.usage_flush_s, services.meter.note)
@@ -256,6 +264,16 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
         services.watch.look(services.host.engine.snapshot, services.clock.now_ns())
 
     return sweep
+
+
+def _prune(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def prune() -> None:
+        try:
+            await prune_minutes(services.ledger.database, utc_now() - MINUTES_KEPT)
+        except LedgerError as error:
+            logger.warning("old minutes of SLO accounts stay: %s", error)
+
+    return prune
 
 
 async def _follow_keys(services: Services) -> None:

@@ -6,6 +6,9 @@ a bounded buffer; one writer task inserts in batches. While the ledger is away, 
 disk (`Spool`) and handed over when it is back; a row lost in spite of that is counted and logged as
 an error (law L50). Rows are keyed by request id, so writing one twice changes nothing.
 
+Beside it goes one record a request of how its promise was kept (`tenants.slo`), refused ones too:
+it takes the same way, so a database that is away costs neither bills nor proofs.
+
 A paced stream may be minutes behind what was generated: its row waits until it is over at the door
 as well, and one whose client left counts the tokens that were delivered.
 """
@@ -15,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engine.core.stats import RequestStats
-from gateway.spool import Spool
+from gateway.spool import Record, Spool
 from gateway.usage_row import UsageContext, as_delivered, interrupted_row, usage_row
 from tenants.database import Database
 from tenants.errors import LedgerError
+from tenants.slo import SloRecord
+from tenants.slo_store import insert_slo
 from tenants.usage import insert_usage
 from tenants.values import UsageRecord
 
@@ -38,7 +43,10 @@ REPLAY_LIMIT_S = 60.0  # those on disk are safe
 
 @dataclass(frozen=True, slots=True)
 class MeterState:
-    """The writer as operators see it; all but `buffered` and `spooled_bytes` only ever grow."""
+    """The writer as operators see it; all but `buffered` and `spooled_bytes` only ever grow.
+
+    `written` are usage records, `judged` are records of promises; the rest counts both.
+    """
 
     buffered: int
     spooled_bytes: int
@@ -48,6 +56,7 @@ class MeterState:
     lost: int
     database_ok: bool
     nearly_full: bool
+    judged: int = 0
 
 
 class Meter:
@@ -62,6 +71,7 @@ class Meter:
         flush_s: float,
         on_row: Callable[[UsageRecord], None] = lambda _: None,
     ) -> None:
+        self._under_way: Callable[[], Iterable[SloRecord]] = tuple
         self._database = database
         self._spool = spool
         self._max_buffer = max_buffer
@@ -72,14 +82,15 @@ class Meter:
         self._made: dict[str, RequestStats] = {}
         self._shown: dict[str, bool] = {}
         self._buffer: deque[tuple[RequestStats, UsageContext]] = deque()
+        self._verdicts: deque[SloRecord] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._written = self._spooled = self._refused = self._lost = 0
+        self._written = self._judged = self._spooled = self._refused = self._lost = 0
         self._database_ok = True
         self._spool_bytes = 0
         self._nearly_full = False
         self._may_have_spooled = True  # an earlier run may have left some
-        self._in_hand: list[UsageRecord] = []  # on their way to the ledger, or to disk
+        self._in_hand: list[Record] = []  # on their way to the ledger, or to disk
         self._has_note = False
         self._noting: asyncio.Task[None] | None = None
 
@@ -87,7 +98,7 @@ class Meter:
     def state(self) -> MeterState:
         """Return the writer's state."""
         return MeterState(
-            buffered=len(self._buffer),
+            buffered=len(self._buffer) + len(self._verdicts),
             spooled_bytes=self._spool_bytes,
             written=self._written,
             spooled=self._spooled,
@@ -95,7 +106,21 @@ class Meter:
             lost=self._lost,
             database_ok=self._database_ok,
             nearly_full=self._nearly_full,
+            judged=self._judged,
         )
+
+    def watch(self, under_way: Callable[[], Iterable[SloRecord]]) -> None:
+        """Say who knows the requests under way, as they would be judged if this process died."""
+        self._under_way = under_way
+
+    def judge(self, record: SloRecord) -> None:
+        """Take in how the promise of one request was kept."""
+        if len(self._verdicts) >= self._max_buffer:
+            self._lose(1, "the buffer is full")
+            return
+        self._verdicts.append(record)
+        if len(self._verdicts) >= BATCH:
+            self._wake.set()
 
     def open(self, request_id: str, context: UsageContext) -> None:
         """Say whose request this is, before it is handed to the engine."""
@@ -143,7 +168,7 @@ class Meter:
 
     def _lose(self, count: int, why: str) -> None:
         self._lost += count
-        logger.error("LOST %d usage records: %s; %d lost so far", count, why, self._lost)
+        logger.error("LOST %d records: %s; %d lost so far", count, why, self._lost)
 
     async def run(self) -> None:
         """Write until `close`; the last rows go to the ledger or to disk before it returns."""
@@ -164,7 +189,7 @@ class Meter:
                 pause_s = min(max(pause_s * 2, self._flush_s), RETRY_MAX_S)
                 retry_at = loop.time() + pause_s
             self._in_hand = []
-        while self._buffer:
+        while self._buffer or self._verdicts:
             await self._flush()
 
     async def _keep_all(self) -> None:
@@ -193,14 +218,16 @@ class Meter:
         hands the note in changes nothing of requests that have a row already.
         """
         rows = list(self._in_hand)
+        rows += self._verdicts
         rows += [row for stats, context in self._buffer if (row := usage_row(stats, context))]
         rows += [row for name, it in self._open.items() if (row := interrupted_row(name, it))]
+        rows += self._under_way()
         if rows or self._has_note:
             self._has_note = bool(rows)
             self._noting = asyncio.create_task(asyncio.to_thread(self._note, rows[:MOST_NOTED]))
             await asyncio.shield(self._noting)
 
-    def _note(self, rows: list[UsageRecord]) -> None:
+    def _note(self, rows: list[Record]) -> None:
         try:
             self._spool.note(rows)
         except OSError as error:
@@ -231,8 +258,11 @@ class Meter:
                 break
         return await self._replay() if self._may_have_spooled else True
 
-    def _take(self) -> list[UsageRecord]:
-        rows: list[UsageRecord] = []
+    def _take(self) -> list[Record]:
+        rows: list[Record] = []
+        room = BATCH - min(len(self._buffer), BATCH // 2)  # neither kind waits for the other
+        while self._verdicts and len(rows) < room:
+            rows.append(self._verdicts.popleft())
         while self._buffer and len(rows) < BATCH:
             row = usage_row(*self._buffer.popleft())
             if row is not None:
@@ -241,12 +271,12 @@ class Meter:
         self._in_hand = rows
         return rows
 
-    async def _write(self, rows: list[UsageRecord], limit_s: float = WRITE_LIMIT_S) -> bool:
+    async def _write(self, rows: list[Record], limit_s: float = WRITE_LIMIT_S) -> bool:
         """Insert rows; False while the ledger is away. Rows it will never take are put aside."""
         try:
             async with asyncio.timeout(limit_s):
                 # Also with nothing to insert: it tells whether the ledger is back.
-                new = await insert_usage(self._database, rows) if rows else await self._ping()
+                await (self._insert(rows) if rows else self._database.ping())
         except (LedgerError, TimeoutError) as error:
             if self._database_ok:
                 why = str(error) or f"the ledger has not answered for {limit_s:g} s"
@@ -267,20 +297,22 @@ class Meter:
         if not self._database_ok:
             logger.warning("the ledger is back")
         self._database_ok = True
-        self._written += new
         return True
 
-    async def _ping(self) -> int:
-        await self._database.ping()
-        return 0
+    async def _insert(self, rows: list[Record]) -> None:
+        usage = [row for row in rows if isinstance(row, UsageRecord)]
+        verdicts = [row for row in rows if isinstance(row, SloRecord)]
+        if usage:
+            self._written += await insert_usage(self._database, usage)
+        self._judged += await insert_slo(self._database, verdicts)
 
-    async def _put_aside(self, rows: list[UsageRecord]) -> None:
+    async def _put_aside(self, rows: list[Record]) -> None:
         try:
             await asyncio.to_thread(self._spool.refuse, rows)
         except OSError as error:
             self._lose(len(rows), f"refused, and the disk does not take them: {error.strerror}")
 
-    async def _keep(self, rows: list[UsageRecord]) -> None:
+    async def _keep(self, rows: list[Record]) -> None:
         """Put rows on disk until the ledger is back."""
         if not rows:
             return
@@ -295,7 +327,7 @@ class Meter:
             self._lose(len(rows) - kept, "the ledger is away and the disk spool takes no more")
         await self._look_at_spool()
 
-    def _keep_at_once(self, rows: list[UsageRecord]) -> None:
+    def _keep_at_once(self, rows: list[Record]) -> None:
         """Put these rows and all that is buffered on disk without giving up the thread."""
         while rows:
             try:

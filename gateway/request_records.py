@@ -19,7 +19,8 @@ from engine.core.stats import RequestStats
 from gateway.errors import ApiError
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
-from gateway.usage_row import LATE_SHARE
+from gateway.wishes import NO_WISHES
+from tenants.slo import LATE_SHARE
 
 MOST_SERVED = 2_000
 MOST_REFUSED = 1_000
@@ -78,8 +79,10 @@ class DoorRecord:
         "ended_ns",
         "forecast",
         "id",
+        "is_eased",
         "is_paced",
         "is_stream",
+        "key_id",
         "max_tokens",
         "model",
         "operation",
@@ -88,10 +91,13 @@ class DoorRecord:
         "refused_ns",
         "request_id",
         "retry_after_ms",
+        "slo",
         "status",
         "tenant_id",
         "tier_asked",
         "tier_served",
+        "tier_version",
+        "trace_id",
         "verdict",
     )
 
@@ -101,6 +107,8 @@ class DoorRecord:
         self.operation = plan.shape.operation
         self.model = plan.heading.model
         self.tenant_id = plan.principal.tenant.id
+        self.key_id = plan.principal.key_id
+        self.trace_id = ""
         self.arrival: datetime = plan.arrival
         self.arrival_ns = plan.arrival_ns
         self.is_stream = plan.stream
@@ -120,6 +128,9 @@ class DoorRecord:
     def _serve(self, plan: Plan) -> None:
         """What is promised by the tier it is served in."""
         self.tier_served = plan.tier.name
+        self.tier_version = plan.tier.version
+        self.slo = plan.slo
+        self.is_eased = plan.wishes != NO_WISHES
         self.is_paced = plan.is_paced
         self.choices: list[ChoiceRecord] = []
         for index in range(plan.num_choices):

@@ -29,6 +29,7 @@ from gateway.live import LiveAnswers
 from gateway.metering import Meter
 from gateway.request_records import Journal
 from gateway.settings import Settings
+from gateway.slo_desk import SloDesk
 from gateway.telemetry import Telemetry
 from gateway.text import TextCodec
 from gateway.workers.peers import Peers
@@ -133,6 +134,7 @@ class Services:
     lengths: Lengths
     desk: LimitDesk
     meter: Meter
+    slo: SloDesk
     telemetry: Telemetry
     live: LiveAnswers
     watch: EngineWatch

@@ -1,4 +1,6 @@
-"""Keeps usage records on disk while the ledger is away: JSON lines, bounded; it knows no database.
+"""Keeps records on disk while the ledger is away: JSON lines, bounded; it knows no database.
+
+They are of both kinds: what is billed, and how promises were kept; a line says by its fields which.
 
 New records go to `usage.jsonl`. To hand them back, the file is renamed to `usage.replaying.jsonl`
 and read in batches; it is deleted when all of it has been taken. A crash in between hands the same
@@ -19,10 +21,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import orjson
 
+from tenants.slo import Outcome, SloRecord
 from tenants.values import UsageRecord
 
 MAX_BYTES = 256 * 2**20
@@ -35,15 +38,20 @@ _WAITING = (INCOMING, REPLAYING, LEFT)
 _WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
-def encode_record(record: UsageRecord) -> bytes:
+Record: TypeAlias = UsageRecord | SloRecord
+
+
+def encode_record(record: Record) -> bytes:
     """Return a record as one line of JSON, with its newline."""
     return orjson.dumps(record) + b"\n"
 
 
-def decode_record(line: bytes) -> UsageRecord:
+def decode_record(line: bytes) -> Record:
     """Return the record of a line; raises ValueError or TypeError for a damaged one."""
     fields = orjson.loads(line)
     fields["arrival"] = datetime.fromisoformat(fields["arrival"])
+    if "outcome" in fields:
+        return SloRecord(**{**fields, "outcome": Outcome(fields["outcome"])})
     return UsageRecord(**fields)
 
 
@@ -74,7 +82,7 @@ class Spool:
         """True when less than a tenth of its room is left: soon records would be lost."""
         return self.size_bytes > self._max_bytes * 9 // 10
 
-    def append(self, records: Sequence[UsageRecord]) -> int:
+    def append(self, records: Sequence[Record]) -> int:
         """Write `records` to disk, synced; return how many found room. Raises OSError."""
         room = self._max_bytes - self.size_bytes
         lines: list[bytes] = []
@@ -89,11 +97,11 @@ class Spool:
         _write(self._own / INCOMING, lines)
         return len(lines)
 
-    def refuse(self, records: Iterable[UsageRecord]) -> None:
+    def refuse(self, records: Iterable[Record]) -> None:
         """Put records aside that the ledger will never take. Raises OSError."""
         _write(self._refused, [encode_record(record) for record in records])
 
-    def note(self, records: Sequence[UsageRecord]) -> None:
+    def note(self, records: Sequence[Record]) -> None:
         """Replace the note of what is under way; without any there is none. Raises OSError."""
         path = self._own / NOTE
         if not records:
@@ -106,7 +114,7 @@ class Spool:
             file.writelines(encode_record(record) for record in records)
         draft.replace(path)
 
-    def batches(self) -> Iterator[list[UsageRecord]]:
+    def batches(self) -> Iterator[list[Record]]:
         """Yield what waits, in batches, oldest first; all of it is deleted when the last is taken.
 
         The caller must have written a batch before asking for the next. What a process that lives
@@ -161,7 +169,7 @@ class Spool:
             time.sleep(LOCK_PAUSE_S)
         raise OSError(errno.EBUSY, "another process holds this folder", str(self._own))
 
-    def _drain(self, folder: Path) -> Iterator[list[UsageRecord]]:
+    def _drain(self, folder: Path) -> Iterator[list[Record]]:
         incoming, replaying = folder / INCOMING, folder / REPLAYING
         for _ in range(2):  # what an earlier run left, then what came since
             if not replaying.exists():
@@ -174,8 +182,8 @@ class Spool:
             yield from self._read(folder / LEFT)
             (folder / LEFT).unlink()
 
-    def _read(self, path: Path) -> Iterator[list[UsageRecord]]:
-        batch: list[UsageRecord] = []
+    def _read(self, path: Path) -> Iterator[list[Record]]:
+        batch: list[Record] = []
         with path.open("rb") as file:
             for line in file:
                 try:

@@ -8,6 +8,9 @@ their time is that at which they leave. All times are nanoseconds of one clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from heapq import heappush, heapreplace
+
 from engine.core.request import Slo, TbtMode
 
 
@@ -15,22 +18,31 @@ class Stopwatch:
     """The times of one answer; tokens that come together share one moment.
 
     `gaps` counts the tokens after the first, `late` those of them that came too late. With several
-    choices in one answer each choice has its own stopwatch.
+    choices in one answer each choice has its own stopwatch. `keeps` is how many of the longest
+    waits are kept (`longest`).
     """
 
     __slots__ = (
+        "_keeps",
         "_slo",
         "arrival_ns",
         "first_ns",
         "gaps",
         "last_ns",
         "late",
+        "longest",
         "num_prompt_tokens",
         "worst_gap_ns",
     )
 
-    def __init__(self, arrival_ns: int, num_prompt_tokens: int, slo: Slo) -> None:
+    def __init__(
+        self, arrival_ns: int, num_prompt_tokens: int, slo: Slo, *, keeps: int = 1
+    ) -> None:
         self._slo = slo
+        self._keeps = keeps
+        # A heap of the promises that the latest tokens would have needed, the least in front: a
+        # token is in time where its own is not above `tbt_ns`.
+        self.longest: list[int] = []
         self.arrival_ns = arrival_ns
         self.num_prompt_tokens = num_prompt_tokens
         self.first_ns: int | None = None
@@ -59,10 +71,14 @@ class Stopwatch:
         for _ in range(num_tokens):
             self.gaps += 1
             if self._slo.tbt_mode is TbtMode.STREAM:
-                self.late += now_ns > self.first_ns + self.gaps * self._slo.tbt_ns
+                needed_ns = -((self.first_ns - now_ns) // self.gaps)
             else:
-                self.late += gap_ns > self._slo.tbt_ns
-            gap_ns = 0
+                needed_ns, gap_ns = gap_ns, 0
+            self.late += needed_ns > self._slo.tbt_ns
+            if len(self.longest) < self._keeps:
+                heappush(self.longest, needed_ns)
+            elif needed_ns > self.longest[0]:
+                heapreplace(self.longest, needed_ns)
 
     @property
     def num_tokens(self) -> int:
@@ -83,3 +99,15 @@ class Stopwatch:
     def ttft_met(self) -> bool:
         """True where the first token came in time."""
         return self.ttft_met_at(self.first_ns)
+
+
+def needed_tbt_ns(watches: Sequence[Stopwatch], late_share: int) -> int | None:
+    """Return the least TBT with which one gap in `late_share` at most would have been late.
+
+    Of all gaps of an answer's choices together; None where there was none.
+    """
+    gaps = sum(watch.gaps for watch in watches)
+    if gaps == 0:
+        return None
+    longest = sorted((ns for watch in watches for ns in watch.longest), reverse=True)
+    return longest[min(gaps // late_share, len(longest) - 1)]

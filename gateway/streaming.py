@@ -21,11 +21,13 @@ from engine.core.clock import NS_PER_MS, Clock
 from gateway import metric_names as names
 from gateway.answer import Answer
 from gateway.choice import Choice
-from gateway.errors import ApiError
+from gateway.errors import ApiError, Problem, ProblemSpec
 from gateway.live import LiveAnswers
 from gateway.pacing import PacedAnswer
 from gateway.request_records import DoorRecord, Journal
+from gateway.slo_desk import SloDesk, outcome_of
 from gateway.telemetry import AnswerRecord, Telemetry
+from tenants.slo import Outcome
 
 EXTENSION = "tiergate"  # what gateway/server.py adds to a request's scope
 TIER_HEADER = "x-tiergate-tier"  # the served tier by its own name, beside OpenAI's `service_tier`
@@ -45,16 +47,28 @@ class AnswerResponse(Response):
         live: LiveAnswers,
         telemetry: Telemetry,
         journal: Journal,
+        slo: SloDesk,
         clock: Clock,
     ) -> None:
         super().__init__()
         self._journal = journal
+        self._slo = slo
         self._answer = answer
         self._live = live
         self._telemetry = telemetry
         self._clock = clock
         self._plan = answer.plan
-        self.outcome = names.OUTCOME_OK
+        # Until it has come to another end it is one that nobody foresaw.
+        self._problem: ProblemSpec | None = Problem.INTERNAL.value
+        self._is_admitted = False
+        self._has_left = False
+
+    @property
+    def outcome(self) -> str:
+        """`ok`, `client_disconnected`, or the error type of what went wrong."""
+        if self._has_left:
+            return names.OUTCOME_DISCONNECTED
+        return names.OUTCOME_OK if self._problem is None else self._problem.error_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the answer; raises ApiError as long as nothing has been sent."""
@@ -64,6 +78,7 @@ class AnswerResponse(Response):
         self._live.add(answer)
         state = scope.get("state", {})
         record = self._journal.arrived(self._plan, state.get("request_id", ""))
+        self._slo.began(record)
         try:
             await self._open(record)
             watcher = asyncio.create_task(self._watch(receive))
@@ -72,10 +87,10 @@ class AnswerResponse(Response):
             else:
                 await self._respond(send)
         except ApiError as error:
-            self.outcome = error.spec.error_type
+            self._problem = error.spec
             raise
         except asyncio.CancelledError:
-            self.outcome = names.OUTCOME_DISCONNECTED
+            self._has_left = True
             raise
         finally:
             answer.close()
@@ -93,6 +108,7 @@ class AnswerResponse(Response):
             self._telemetry.admission(asked, error.spec.reason or error.spec.error_type)
             record.refused(error, self._clock.now_ns())
             raise
+        self._is_admitted = True
         # From here on all is said and judged by the tier that it is served in.
         self._plan, watches = self._answer.plan, [c.stopwatch for c in self._answer.choices]
         record.admitted(self._plan, self._answer.verdict, watches, self._clock.now_ns())
@@ -114,10 +130,11 @@ class AnswerResponse(Response):
             async for choice, _, num_tokens in deltas:
                 self._stamp(choice, num_tokens)
         if answer.client_left:
-            self.outcome = names.OUTCOME_DISCONNECTED
+            self._has_left = True
             return
         finished = [choice.finished() for choice in answer.choices]
         body = orjson.dumps(plan.shape.body(plan.heading, finished, answer.usage()))
+        self._problem = None
         answer.done()
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         await self._start(send, {**headers, "content-length": str(len(body))})
@@ -140,13 +157,14 @@ class AnswerResponse(Response):
                     await self._write(send_body, payload)
                     self._stamp(choice, num_tokens)
             if answer.client_left:
-                self.outcome = names.OUTCOME_DISCONNECTED
+                self._has_left = True
                 return
             last = script.ending(answer.usage())
+            self._problem = None
         except ApiError as error:
             if not started:
                 raise
-            self.outcome = error.spec.error_type
+            self._problem = error.spec
             last = script.failure(error, answer.usage())
         answer.done()
         await self._write(send_body, last, more=False)
@@ -192,7 +210,6 @@ class AnswerResponse(Response):
         self._journal.ended(record, self.outcome, ends, now_ns)
         watches = [choice.stopwatch for choice in answer.choices]
         firsts = [watch.ttft_ns for watch in watches if watch.ttft_ns is not None]
-        longest = max(len(prompt) for prompt in plan.prompts)
         log.update(
             outcome=self.outcome,
             tier=plan.tier.name,
@@ -202,7 +219,7 @@ class AnswerResponse(Response):
         )
         if answer.left_ns is not None:
             self._telemetry.cancelled(now_ns - answer.left_ns)
-        is_client_error = answer.cut_by is not None and answer.cut_by.spec.status < 500
+        slo = self._slo.ended(record, self._end(), self._reason(), now_ns)
         self._telemetry.answered(
             AnswerRecord(
                 operation=plan.shape.operation,
@@ -212,10 +229,18 @@ class AnswerResponse(Response):
                 outcome=self.outcome,
                 duration_ns=now_ns - plan.arrival_ns,
                 ttft_ns=min(firsts, default=None),
-                ttft_met=any(watch.ttft_met for watch in watches),
-                was_due=now_ns > plan.slo.first_token_due_ns(plan.arrival_ns, longest),
-                gaps=sum(watch.gaps for watch in watches),
-                late_gaps=sum(watch.late for watch in watches),
-                is_client_error=is_client_error,
+                gaps=slo.gaps,
+                late_gaps=slo.late_gaps,
+                verdict=slo.verdict,
             )
         )
+
+    def _end(self) -> Outcome:
+        if self._has_left:
+            return Outcome.DISCONNECTED
+        if self._problem is None:
+            return Outcome.COMPLETED
+        return outcome_of(self._problem, is_admitted=self._is_admitted)
+
+    def _reason(self) -> str:
+        return "" if self._has_left or self._problem is None else self._problem.error_type

@@ -5,9 +5,8 @@ object's own, so that several gateways fit into one process. The SDK takes about
 measurement, so it gets few: a handful of times an answer. Counts are kept in plain dictionaries
 (`Tally`) that it reads when asked; the gaps between tokens, thousands a second, in plain arrays.
 
-Which requests count for an objective: client errors (4xx) and clients that left before their first
-token was due never do; failures and refusals for capacity always do, as broken promises. TBT is
-judged for answers that had a first token: at most one late gap in a hundred.
+Which requests count for an objective, and which broke it, is the verdict of their stored records
+(tenants/slo.py): what is counted here and what a report recomputes cannot differ.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from prometheus_client.core import Metric as PrometheusMetric
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.stats import RequestStats
 from gateway import metric_names as names
-from gateway.usage_row import LATE_SHARE
+from tenants.slo import Objective, Verdict
 from tenants.values import TierRecord
 
 # Beyond it the SDK folds series into one without labels; three objectives a tenant are counted.
 MAX_SERIES = 10_000
+NOT_JUDGED = Verdict()
 
 Reading = Callable[[], Iterable[tuple[float, dict[str, str]]]]
 
@@ -40,7 +40,7 @@ class AnswerRecord:
     """One HTTP answer of an inference route, at its end. Times in nanoseconds.
 
     `outcome` is `ok`, `client_disconnected` or an `error_type` of the table of problems;
-    `ttft_ns` is None where no token was handed over.
+    `ttft_ns` is None where no token was handed over; `verdict` is that of its stored record.
     """
 
     operation: str
@@ -50,11 +50,9 @@ class AnswerRecord:
     outcome: str
     duration_ns: int
     ttft_ns: int | None = None
-    ttft_met: bool = False
-    was_due: bool = False  # the first token's due time had passed when it ended
     gaps: int = 0
     late_gaps: int = 0
-    is_client_error: bool = False
+    verdict: Verdict = NOT_JUDGED
 
 
 class GapHistogram:
@@ -219,19 +217,11 @@ class Telemetry:
         self._judge(record)
 
     def _judge(self, record: AnswerRecord) -> None:
-        if record.is_client_error:
-            return
-        has_token = record.ttft_ns is not None
-        left = record.outcome == names.OUTCOME_DISCONNECTED
-        if not left:
-            self._objective(
-                record, names.OBJECTIVE_AVAILABILITY, record.outcome != names.OUTCOME_OK
-            )
-        if has_token or not left or record.was_due:
-            self._objective(record, names.OBJECTIVE_TTFT, not (has_token and record.ttft_met))
-        if has_token:
-            late = record.late_gaps * LATE_SHARE > record.gaps
-            self._objective(record, names.OBJECTIVE_TBT, late)
+        for objective in Objective:
+            is_kept = record.verdict.of(objective)
+            if is_kept is not None:
+                self._objective(record, objective.value, not is_kept)
+        if record.verdict.tbt_met is not None:
             self._slo_gaps.add(record.gaps, record.tier, record.tenant_id)
             self._slo_gaps_bad.add(record.late_gaps, record.tier, record.tenant_id)
 

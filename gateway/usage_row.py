@@ -16,12 +16,10 @@ from engine.core.clock import NS_PER_MS
 from engine.core.request import FinishReason
 from engine.core.stats import RequestStats
 from gateway.stopwatch import Stopwatch
+from tenants.slo import LATE_SHARE
 from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
 
 OnEnd = Callable[[UsageRecord | None], None]
-
-# A request is good for TBT when at most one gap in a hundred was late (its own p99 gap).
-LATE_SHARE = 100
 
 
 @dataclass(frozen=True, slots=True)

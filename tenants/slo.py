@@ -105,7 +105,9 @@ class SloRecord:
     `id` is the answer's, or the HTTP request's (`request_id`) where it never was understood. `tier`
     is the one served, by whose promise it is judged: the first token within `ttft_due_ns`, the
     others `tbt_ns` apart as `tbt_mode` says. `needed_tbt_ns` is the least `tbt_ns` with which it
-    would have met: at most one gap in a hundred above it. `draw` is even over 0 to 1023 and says
+    would have met: at most one gap in a hundred above it; None without gaps. `prompt_tokens` are
+    those of the longest prompt, by which the first token is due; `eased` where the client was
+    content with less than the tier's promise. `draw` is even over 0 to 1023 and says
     nothing about the request: all of one number are a fair sample.
     """
 
@@ -138,6 +140,8 @@ class SloRecord:
     ttft_met: bool | None
     tbt_met: bool | None
     available: bool | None
+    eased: bool = False
+    trace_id: str = ""
 
     @property
     def verdict(self) -> Verdict:

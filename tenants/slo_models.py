@@ -68,6 +68,8 @@ class SloRow(Base):
     ttft_met: Mapped[bool | None] = mapped_column(Boolean)
     tbt_met: Mapped[bool | None] = mapped_column(Boolean)
     available: Mapped[bool | None] = mapped_column(Boolean)
+    eased: Mapped[bool] = mapped_column(Boolean)
+    trace_id: Mapped[str] = mapped_column(String(32))
 
 
 class SloCount(Base):

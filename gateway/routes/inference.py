@@ -8,10 +8,12 @@ back.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from engine.core.clock import utc_now
 from gateway import metric_names as names
 from gateway.answer import Answer
 from gateway.errors import ApiError, unauthenticated
@@ -93,15 +95,25 @@ def count_refusal(
         services.telemetry.stranger(operation, error.spec.error_type)
         return
     info = services.host.engine.info
+    total_ns = services.clock.now_ns() - request.state.arrival_ns
+    slo = services.slo.refused(
+        principal,
+        error.spec,
+        operation=operation,
+        model="" if info is None else info.model,
+        request_id=request.state.request_id,
+        arrival=utc_now() - timedelta(microseconds=total_ns // 1000),
+        total_ns=total_ns,
+    )
     services.telemetry.answered(
         AnswerRecord(
             operation=operation,
-            model="" if info is None else info.model,
+            model=slo.model,
             tier=principal.tier.name,
             tenant_id=principal.tenant.id,
             outcome=error.spec.error_type,
-            duration_ns=services.clock.now_ns() - request.state.arrival_ns,
-            is_client_error=error.spec.status < 500,
+            duration_ns=total_ns,
+            verdict=slo.verdict,
         )
     )
 
@@ -143,5 +155,10 @@ def respond(request: Request, services: Services, plan: Plan) -> Response:
         services.desk,
     )
     return AnswerResponse(
-        answer, services.live, services.telemetry, services.journal, services.clock
+        answer,
+        services.live,
+        services.telemetry,
+        services.journal,
+        services.slo,
+        services.clock,
     )

@@ -83,6 +83,8 @@ def create_records() -> None:
             sa.Column(name, sa.Boolean(), nullable=True)
             for name in ("met", "ttft_met", "tbt_met", "available")
         ),
+        sa.Column("eased", sa.Boolean(), nullable=False),
+        sa.Column("trace_id", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_slo_records")),
     )
     op.create_index(op.f("ix_slo_records_request_id"), "slo_records", ["request_id"])

@@ -20,6 +20,7 @@ from gateway.errors import ApiError, Problem
 from gateway.request_records import DoorRecord, Journal
 from gateway.request_sentences import WORDS, story
 from gateway.request_view import engine_fields, request_fields
+from gateway.wishes import NO_WISHES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
 SECRET = "Xerxes purrs loudly"
@@ -176,9 +177,9 @@ def plan_of(name: str, arrival_ns: int = 0) -> Any:
     return SimpleNamespace(
         heading=SimpleNamespace(id=name, model="m"),
         shape=SimpleNamespace(operation="chat"),
-        principal=SimpleNamespace(tenant=SimpleNamespace(id="t")),
+        principal=SimpleNamespace(tenant=SimpleNamespace(id="t"), key_id="k"), wishes=NO_WISHES,
         arrival=None, arrival_ns=arrival_ns, stream=True, is_paced=False, slo=Slo(),
-        sampling=SimpleNamespace(max_tokens=9), tier=SimpleNamespace(name="free"),
+        sampling=SimpleNamespace(max_tokens=9), tier=SimpleNamespace(name="free", version=1),
         num_choices=1, prompt_of=lambda index: (1, 2), engine_id=lambda index: name,
         estimate_of=lambda index: None,
     )  # fmt: skip
