@@ -1,7 +1,8 @@
 """The outermost layer of every request: its id, its arrival, its access line; it knows no route.
 
 A client's own `x-request-id` is kept when it is short, plain and looks like no key, and echoed on
-every response, also on errors; the Anthropic routes have it under their API's name too. The arrival
+every response, also on errors; the Anthropic routes have it under their API's name too. A request
+of the APIs gets its place in a trace here, and one that is traced is told so. The arrival
 is the first byte of the request where our server stamped it (gateway/server.py), else the moment
 this layer sees the request.
 """
@@ -19,11 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.core.clock import NS_PER_MS, Clock
 from gateway.dialects.errors import ANTHROPIC_REQUEST_ID, is_anthropic
 from gateway.logging import FIELDS
+from gateway.otel.trace_context import CURRENT
+from gateway.otel.tracing import Tracing
 from gateway.streaming import EXTENSION
 
 logger = logging.getLogger("gateway.access")
 
 REQUEST_ID = "x-request-id"
+TRACE_RESPONSE = "traceresponse"  # of the W3C's draft for answers; in the form of a traceparent
+TRACED = "/v1/"  # paths that have traces
 # Ids are logged and echoed: a key that was put there by mistake must not be.
 _SANE_ID = re.compile(r"(?!.*tg[ka]_)[A-Za-z0-9._:-]{1,128}", re.IGNORECASE)
 
@@ -41,9 +46,10 @@ class Edge:
     with a body, and six layers a token add up.
     """
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, tracing: Tracing | None = None) -> None:
         self._app = app
         self._clock = clock
+        self._tracing = tracing or Tracing(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and log one line about it."""
@@ -55,6 +61,10 @@ class Edge:
         request_id = request_id_of(Headers(scope=scope))
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, arrival_ns=arrival_ns, log={}, send_body=send)
+        trace = None
+        if scope["path"].startswith(TRACED):
+            trace = self._tracing.begin(scope["headers"], arrival_ns)
+        token = CURRENT.set(trace)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -65,12 +75,19 @@ class Edge:
                 headers[REQUEST_ID] = request_id
                 if is_anthropic(scope["path"]):
                     headers[ANTHROPIC_REQUEST_ID] = request_id
+                if trace is not None and trace.is_sampled:
+                    headers[TRACE_RESPONSE] = trace.header
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            if trace is not None:
+                state["log"]["trace_id"] = trace.trace_id
             self._log(scope, state, status, arrival_ns)
+            if trace is not None and trace.is_sampled:
+                self._tracing.ended(trace, scope, status, arrival_ns)
+            CURRENT.reset(token)
 
     def _log(self, scope: Scope, state: dict[str, Any], status: int, arrival_ns: int) -> None:
         if not logger.isEnabledFor(logging.INFO):

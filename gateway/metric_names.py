@@ -1,9 +1,9 @@
-"""Every name that leaves this process as telemetry, and histogram borders; it emits nothing.
+"""Every metric that leaves this process, its unit and its borders; it emits nothing.
 
-The `gen_ai.*` names are those of the OpenTelemetry GenAI conventions in their state of 2026
-(status: Development); should they move, this is the only file to change. `tiergate.*` is what they
-have no word for. Durations are seconds. The tenant is always its internal id, never its name, and
-stands on no histogram.
+The `gen_ai.*` names are those of the OpenTelemetry GenAI conventions v1.41.0 (status: Development);
+should they move, this file and that of the spans (span_names.py) are all there is to change.
+`tiergate.*` is what they have no word for. Durations are seconds. The tenant is always its internal
+id, never its name, and stands on no histogram.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ ERROR_TYPE = "error.type"
 STATE = "tiergate.state"
 QUANTILE = "tiergate.quantile"
 LIMIT = "tiergate.limit"
+SIGNAL = "tiergate.signal"  # metrics, traces, logs
+SIDE = "tiergate.side"  # of a forecast: early (the token came sooner than foretold) or late
+METRIC = "tiergate.metric"  # the name of a metric
+OVERFLOW = "otel.metric.overflow"  # on the one series of all that came after a metric was full
 
 # values
 PROVIDER_VALUE = "tiergate"
@@ -41,6 +45,9 @@ NO_TIER = "none"  # of a request whose sender is not known
 SERVER_DURATION = "gen_ai.server.request.duration"
 SERVER_TTFT = "gen_ai.server.time_to_first_token"
 SERVER_TPOT = "gen_ai.server.time_per_output_token"  # a mean per request; not the gaps
+
+# Of the client's metrics the one that has no counterpart at a server (docs/decisions.md).
+TOKEN_USAGE = "gen_ai.client.token.usage"
 
 # our own
 REQUESTS = "tiergate.requests"
@@ -102,11 +109,16 @@ LIMITS_LOST = "tiergate.limits.lost"
 LIMITS_ALERTS = "tiergate.limits.alerts"
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
+PREDICTOR_ERROR = "tiergate.predictor.error"  # by model, objective and side
+TELEMETRY_ITEMS = "tiergate.telemetry.items"  # by signal and tiergate.state: sent, failed, dropped
+TELEMETRY_OVERFLOWS = "tiergate.telemetry.overflows"  # by the metric that was full
 
 # Under these names dashboards, autoscalers and endpoint pickers made for vLLM work unchanged.
 VLLM_WAITING = "vllm:num_requests_waiting"
 VLLM_RUNNING = "vllm:num_requests_running"
 VLLM_KV_USE = "vllm:kv_cache_usage_perc"
+VLLM_CACHE = "vllm:cache_config_info"
+VLLM_BLOCK_SIZE, VLLM_NUM_BLOCKS = "block_size", "num_gpu_blocks"  # its labels
 
 # Borders in seconds. Every tier's objective is added, so that a share can be read off exactly.
 DURATION_BORDERS = (
@@ -119,6 +131,12 @@ TTFT_BORDERS = (
 # Finer at the low end than the conventions': a small model's tokens are milliseconds apart.
 GAP_BORDERS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)  # fmt: skip
+TOKEN_BORDERS = (
+    1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
+)  # fmt: skip
+ERROR_BORDERS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 CANCEL_BORDERS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -188,5 +206,32 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LIMITS_ALERTS: "Budgets that reached the share to warn of.",
         USAGE_RECORDS: "Usage records by what became of them.",
         USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
+        TOKEN_USAGE: "Tokens of a request by kind, as billed.",
+        PREDICTOR_ERROR: "How far the forecast of a first token was off, either way.",
+        TELEMETRY_ITEMS: "Metric points, spans and log lines by what became of them.",
+        TELEMETRY_OVERFLOWS: "Measurements that went to the one series of a full metric.",
+        VLLM_WAITING: "Requests that wait.",
+        VLLM_RUNNING: "Requests that run.",
+        VLLM_KV_USE: "KV cache in use, 0 to 1.",
+        VLLM_CACHE: "Geometry of the KV cache, in its labels; always 1.",
+    }
+)
+
+REQUEST_UNIT, TOKEN_UNIT, BLOCK_UNIT = "{request}", "{token}", "{block}"
+# What is not here has no unit of its own. Words in braces are annotations: Prometheus drops them.
+UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys((SERVER_DURATION, SERVER_TTFT, SERVER_TPOT, GAP), "s"),
+        **dict.fromkeys((QUEUE_DURATION, CANCEL_DURATION, SLO_THRESHOLD, PREDICTOR_ERROR), "s"),
+        **dict.fromkeys((REQUESTS, QUEUE_DEPTH, ADMISSION_DECISIONS, OPEN_ANSWERS), REQUEST_UNIT),
+        **dict.fromkeys((SLO_REQUESTS, SLO_VIOLATIONS), REQUEST_UNIT),
+        **dict.fromkeys((TIER_SLO_REQUESTS, TIER_SLO_VIOLATIONS), REQUEST_UNIT),
+        **dict.fromkeys((ENGINE_REQUESTS, ENGINE_PREEMPTIONS, PARKS, LOST_COPIES), REQUEST_UNIT),
+        **dict.fromkeys((REFUSALS, REFUSALS_WOULD, LEDGER_CHECKS, RETRY_RETURNS), REQUEST_UNIT),
+        **dict.fromkeys((LIMITS_RESERVATIONS, LIMITS_REFUSALS, LIMITS_OPEN), REQUEST_UNIT),
+        **dict.fromkeys((TOKENS, TOKEN_USAGE, SLO_GAPS, SLO_GAP_VIOLATIONS), TOKEN_UNIT),
+        **dict.fromkeys((QUEUE_PROMPT_TOKENS, COPIED_TOKENS), TOKEN_UNIT),
+        **dict.fromkeys((RECOMPUTED_TOKENS, COMPUTED_TOKENS), TOKEN_UNIT),
+        **dict.fromkeys((KV_BLOCKS, HOST_KV_BLOCKS), BLOCK_UNIT),
     }
 )

@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from gateway.command_variables import COMMAND_VARIABLES
+from gateway.push_settings import (
+    DISABLED_VARIABLE,
+    INTERVAL_VARIABLE,
+    SAMPLER_SHARE_VARIABLE,
+    SAMPLER_VARIABLE,
+    STANDARD_VARIABLES,
+    PushSettings,
+    standard_interval_s,
+    standard_share,
+)
 
 ENV_PREFIX = "TIERGATE_"
 
@@ -38,7 +48,7 @@ def default_data_dir() -> Path:
     return root / "tiergate"
 
 
-class Settings(BaseSettings):
+class Settings(PushSettings):
     """All settings of a gateway and of the engine it starts; immutable once read.
 
     `_s` are seconds, `_gib` are 2**30 bytes, `_bytes` are bytes. `None` for a size of the engine
@@ -246,6 +256,12 @@ class Settings(BaseSettings):
         description="Whose answers may tell of a tenant's next one: its own only, or everybody's.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _look_at_standard_variables(cls, values: Any) -> Any:
+        """Take from OpenTelemetry's own variables what is not set otherwise."""
+        return {**standard_values(), **values} if isinstance(values, dict) else values
+
     @field_validator("port", mode="before")
     @classmethod
     def _explain_service_links(cls, value: Any) -> Any:
@@ -339,6 +355,23 @@ def _first_fault(error: ValidationError, flags: dict[str, Any]) -> str:
     variable = f"{ENV_PREFIX}{name.upper()}"
     where = f"--{name.replace('_', '-')} ({variable})" if name in flags else variable
     return f"{where}: {said[:1].lower()}{said[1:]}"
+
+
+def standard_values() -> dict[str, str]:
+    """Return what OpenTelemetry's variables say of settings; those that are empty say nothing."""
+    found = {
+        name: os.environ[variable]
+        for name, variable in STANDARD_VARIABLES.items()
+        if os.environ.get(variable)
+    }
+    if os.environ.get(DISABLED_VARIABLE, "").lower() == "true":
+        found = {name: value for name, value in found.items() if not name.endswith("_endpoint")}
+    share = standard_share(
+        os.environ.get(SAMPLER_VARIABLE, ""), os.environ.get(SAMPLER_SHARE_VARIABLE, "")
+    )
+    interval_s = standard_interval_s(os.environ.get(INTERVAL_VARIABLE, ""))
+    more = {"trace_sample": share, "otlp_interval_s": interval_s}
+    return found | {name: value for name, value in more.items() if value is not None}
 
 
 def unknown_variables() -> list[str]:

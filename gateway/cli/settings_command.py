@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any
 
 from gateway.cli.options import AsJson, load_settings
@@ -17,12 +18,14 @@ def settings(as_json: AsJson = False) -> None:
     Example:
       TIERGATE_MAX_QUEUE=100 tiergate settings
     """
+    from gateway.push_settings import PushSettings
     from gateway.settings import ENV_PREFIX, Settings
     from tenants.database import display_name, parse_url
 
     current = load_settings()
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name in own_first(Settings.model_fields, PushSettings.model_fields):
+        field = Settings.model_fields[name]
         value: Any = getattr(current, name)
         if name == "database_url":
             # As the ledger names itself in messages: without the password.
@@ -33,6 +36,11 @@ def settings(as_json: AsJson = False) -> None:
         print_json([dict(zip(keys, row, strict=True)) for row in rows])
         return
     print_table(["variable", "value", "what it is"], rows)
+
+
+def own_first(names: Iterable[str], inherited: Container[str]) -> list[str]:
+    """Return settings in the order of their groups: inherited ones come last."""
+    return sorted(names, key=lambda name: name in inherited)
 
 
 def _shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from gateway import metric_names as names
 LABEL = "worker"
 
 # Read off the engine's snapshots, or off the tiers: the same for all.
-_COMMON = (
+COMMON = (
     names.ENGINE_REQUESTS,
     names.ENGINE_PREEMPTIONS,
     names.KV_BLOCKS,
@@ -32,6 +32,7 @@ _COMMON = (
     names.VLLM_WAITING,
     names.VLLM_RUNNING,
     names.VLLM_KV_USE,
+    names.VLLM_CACHE,
 )
 
 
@@ -49,7 +50,7 @@ def merge(texts: Mapping[int, str], asked: int) -> str:
     families: dict[str, Family] = {}
     for worker, text in sorted(texts.items(), key=lambda item: (item[0] != asked, item[0])):
         _read(text, worker, families)
-    common = {name.replace(".", "_") for name in _COMMON}
+    common = {name.replace(".", "_") for name in COMMON}
     lines: list[str] = []
     for family in families.values():
         lines += family.header

@@ -1,0 +1,1 @@
+"""What leaves this process by push: traces, logs and metrics over OTLP."""
