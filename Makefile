@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 SERVE_FLAGS ?= --demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format map openapi train-builtin bench clean
+.PHONY: help install serve assets wheel test lint format map openapi train-builtin bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -28,11 +28,25 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 install: $(VENV)/.serve  ## make .venv with the `tiergate` command in it
 
-serve: $(VENV)/.serve  ## run the gateway with the built-in model and two demo keys
+# The scripts of others that the admin pages load: npm brings them, hashes are checked, none is committed.
+PAGES := dashboards/admin
+assets:  ## bring the admin pages' scripts (needs npm; without them the pages still work)
+	@if ! command -v npm >/dev/null; then \
+	  echo "npm is not installed: the admin pages will have no live numbers and no charts"; \
+	elif [ ! -e $(PAGES)/static/vendor/.done ] || [ $(PAGES)/package-lock.json -nt $(PAGES)/static/vendor/.done ] || [ $(PAGES)/vendor.json -nt $(PAGES)/static/vendor/.done ]; then \
+	  (cd $(PAGES) && npm ci --silent --no-audit --no-fund && npm run --silent build) && touch $(PAGES)/static/vendor/.done \
+	    || echo "the admin pages' scripts could not be brought: they will have no live numbers and no charts"; \
+	fi
+
+wheel: assets $(BIN)/python  ## build dist/*.whl with the admin pages in it
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+
+serve: $(VENV)/.serve assets  ## run the gateway with the built-in model and two demo keys
 	$(BIN)/tiergate serve $(SERVE_FLAGS)
 
 test: $(VENV)/.test  ## install what the tests need, lint, and run everything
 	tests/install-services
+	$(MAKE) --no-print-directory assets
 	$(BIN)/python tests/judges/fetch_sdk_tests.py
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
