@@ -21,6 +21,8 @@ from postgres_kit import PostgresServer
 from redis_kit import RedisServer
 from workers_kit import House, open_house
 
+from tenants.slo import Outcome
+
 STEP_S = 0.005
 
 
@@ -76,6 +78,12 @@ async def test_a_killed_worker(tmp_path: Path, redis_server: RedisServer) -> Non
         assert {row.finish_reason for row, _ in noted} == {"failed"}
         assert all(0 < row.output_tokens <= len(got.text) for row, got in noted)
         assert found.overbilled == []
+        # Whatever is billed was judged as well, once: a promise that broke with its worker is one.
+        judged = {record.id: record for record in await house.judged()}
+        assert set(bill) <= set(judged)
+        assert all(judged[got.id].met is not None for got in load.received if got.is_whole)
+        assert {judged[row.request_id].outcome for row, _ in noted} == {Outcome.FAILED}
+        assert not any(judged[row.request_id].met for row, _ in noted)
 
 
 async def test_a_killed_engine(tmp_path: Path, redis_server: RedisServer) -> None:

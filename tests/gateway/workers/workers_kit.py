@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 from door_kit import CHAT, HERE, chat_body, eventually, make_keys
 from tiny_tokenizer import write_tokenizer
 
+from engine.core.clock import utc_now
 from engine.serving.client import EngineInfo
 from engine.serving.config import EngineConfig
 from gateway.ledger import ledger
@@ -25,6 +27,8 @@ from gateway.workers.parent import WorkersRun
 from migrations import runner
 from tenants.database import Database
 from tenants.keys import generate_admin_token
+from tenants.slo import SloRecord
+from tenants.slo_store import read_records
 from tenants.usage import list_usage
 from tenants.values import UsageRecord
 
@@ -78,6 +82,15 @@ class House:
         database = await Database.open(self.settings.database_url)
         try:
             return await list_usage(database, limit=100_000)
+        finally:
+            await database.close()
+
+    async def judged(self) -> list[SloRecord]:
+        """Return all records of promises in the ledger, the oldest first."""
+        database, now = await Database.open(self.settings.database_url), utc_now()
+        span = {"since": now - timedelta(hours=1), "until": now + timedelta(hours=1)}
+        try:
+            return [record async for record in read_records(database, **span)]
         finally:
             await database.close()
 
