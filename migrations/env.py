@@ -18,6 +18,10 @@ from migrations.runner import with_connection
 from tenants.database import parse_url
 from tenants.models import UtcDateTime
 from tenants.slo_models import SloRow
+from tenants.usage_days import UsageDay
+
+# Importing a module of tables is what makes them known.
+TABLES = {table.metadata for table in (SloRow, UsageDay)}
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
@@ -31,7 +35,7 @@ def run_on(connection: Connection) -> None:
     """Run the steps that Alembic was asked for in the transaction that is open on `connection`."""
     context.configure(
         connection=connection,
-        target_metadata=SloRow.metadata,
+        target_metadata=list(TABLES),
         render_as_batch=True,
         render_item=render_item,
         compare_type=True,
@@ -50,7 +54,7 @@ def run_offline() -> None:
     """Write the steps as SQL instead of running them."""
     context.configure(
         dialect_name=parse_url(database_url()).get_backend_name(),
-        target_metadata=SloRow.metadata,
+        target_metadata=list(TABLES),
         render_as_batch=True,
         literal_binds=True,
     )

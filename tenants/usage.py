@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tenants.database import Database
 from tenants.models import Usage
+from tenants.usage_days import add_days
 from tenants.values import UsageRecord
 
 ROWS_PER_STATEMENT = 500  # 20 columns each: under the 32,766 parameters that both databases allow
@@ -25,12 +26,15 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(UsageRecord))
 
 
 async def insert_usage(database: Database, records: Sequence[UsageRecord]) -> int:
-    """Write `records` in one transaction and return how many were new.
+    """Write `records` and add them to their days in one transaction; return how many were new.
 
     A record whose request id is in the ledger already is left as it is. Raises
     `DatabaseUnavailable` with nothing written.
     """
-    new = 0
+    firsts: dict[str, UsageRecord] = {}
+    for record in records:
+        firsts.setdefault(record.request_id, record)
+    new: list[UsageRecord] = []
     make = postgresql.insert if database.backend == "postgresql" else sqlite.insert
     # Rows go as parameters of one statement that is compiled once: as part of the statement they
     # would cost the caller's thread a quarter of a millisecond each.
@@ -40,8 +44,9 @@ async def insert_usage(database: Database, records: Sequence[UsageRecord]) -> in
         for start in range(0, len(records), ROWS_PER_STATEMENT):
             part = records[start : start + ROWS_PER_STATEMENT]
             rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
-            new += len((await connection.execute(statement, rows)).all())
-    return new
+            new += [firsts[name] for name in (await connection.execute(statement, rows)).scalars()]
+        await add_days(connection, database.backend, new)
+    return len(new)
 
 
 async def list_usage(

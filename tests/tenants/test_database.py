@@ -128,7 +128,7 @@ async def test_a_database_without_schema_is_refused(empty_url: str) -> None:
     try:
         assert await database.revision() is None
         with pytest.raises(SchemaOutdated, match=r"is empty.*run `tiergate migrate`"):
-            await database.check_revision("0003")
+            await database.check_revision("0004")
         with pytest.raises(SchemaOutdated, match=r"lacks a table"):
             async with database.read() as session:
                 await session.execute(text("SELECT * FROM tenants"))

@@ -35,7 +35,7 @@ async def execute(url: str, statement: str) -> None:
 async def test_up_check_down_up(empty_url: str) -> None:
     """The steps lead to exactly the tables that the code describes, and back to nothing."""
     await runner.upgrade(empty_url)
-    assert await runner.current_revision(empty_url) == runner.head_revision() == "0003"
+    assert await runner.current_revision(empty_url) == runner.head_revision() == "0004"
     await runner.check(empty_url)
     await runner.downgrade(empty_url, "base")
     assert await runner.current_revision(empty_url) is None
@@ -138,7 +138,7 @@ async def test_a_failing_step_changes_nothing(url: str) -> None:
         await execute(url, "CREATE VIEW needs_tiers AS SELECT name FROM tiers")
     with pytest.raises(Exception, match=r"stop here|cannot drop table tiers"):
         await runner.downgrade(url, "base")
-    assert await runner.current_revision(url) == "0003"
+    assert await runner.current_revision(url) == "0004"
     await execute(url, "UPDATE usage SET late_tokens = 0")  # the first tables dropped are back
 
 
@@ -174,7 +174,7 @@ def test_several_processes_may_migrate_at_once(empty_url: str) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
-    assert asyncio.run(runner.current_revision(empty_url)) == "0003"
+    assert asyncio.run(runner.current_revision(empty_url)) == "0004"
 
 
 def test_it_runs_from_any_folder_and_beside_a_running_loop(tmp_path: Path) -> None:
