@@ -47,6 +47,7 @@ from gateway.limits.memory_store import MemoryStore
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.live import STALL_S, LiveAnswers
 from gateway.metering import Meter
+from gateway.otel.push import Push
 from gateway.request_records import Journal
 from gateway.routes import embeddings, health, inference, messages, models, responses
 from gateway.routes.admin_rooms import admin_routers
@@ -106,7 +107,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
-    app.add_middleware(Edge, clock=services.clock)
+    app.add_middleware(Edge, clock=services.clock, tracing=services.push.tracing)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
@@ -132,7 +133,7 @@ def build_services(
     place: Place = ALONE,
 ) -> Services:
     """Return all parts, wired to each other; nothing runs yet."""
-    telemetry = Telemetry(tiers)
+    telemetry, journal = Telemetry(tiers), Journal()
     meter = Meter(
         ledger.database,
         Spool(settings.data_dir / "spool", name=spool_name(place)),
@@ -184,9 +185,10 @@ def build_services(
         meter=meter,
         slo=slo,
         telemetry=telemetry,
+        push=Push(settings, telemetry.instruments, clock, place, journal.find, engine.explain),
         live=LiveAnswers(clock, timeout_s=settings.stream_timeout_s, stall_s=stall_s),
         watch=watch,
-        journal=Journal(),
+        journal=journal,
         background=Background(),
         peers=Peers(place),
         admin_token=admin_token,
@@ -208,6 +210,7 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         background = services.background
+        services.push.start()
         background.every("sweep", SWEEP_S, _sweep(services))
         background.start("keys", _follow_keys(services))
         listener = ChangeListener(services.ledger.database, services.auth.hear)
@@ -235,7 +238,8 @@ def _lifespan(services: Services, on_failed: EngineFailed | None) -> Lifespan[Fa
             await services.auth.write_last_used()
             await background.stop()
             await services.meter.release()
-            await asyncio.to_thread(services.telemetry.close)
+            await services.push.tracing.settle()
+            await asyncio.to_thread(services.push.close)
 
     return lifespan
 

@@ -50,11 +50,19 @@ def observe(services: Services) -> None:
             (s.spooled_bytes, {names.STATE: "spooled_bytes"}),
         ]
 
-    def as_vllm() -> tuple[float, float, float]:
-        now = engine.snapshot
-        if now is None:
-            return 0, 0, 0
-        return now.waiting, now.running, 1 - now.free_blocks / max(now.num_blocks, 1)
+    def thresholds() -> list[tuple[float, dict[str, str]]]:
+        promised = (
+            (tier.name, objective, value_ms)
+            for tier in services.tiers.current
+            for objective, value_ms in (
+                (names.OBJECTIVE_TTFT, tier.ttft_ms),
+                (names.OBJECTIVE_TBT, tier.tbt_ms),
+            )
+        )
+        return [
+            (value_ms / 1000, {names.TIER: tier, names.OBJECTIVE: objective})
+            for tier, objective, value_ms in promised
+        ]
 
     def preemptions() -> list[tuple[float, dict[str, str]]]:
         now = engine.snapshot
@@ -63,6 +71,8 @@ def observe(services: Services) -> None:
     observe_limits(services)
     observe_parking(services)
     observe_latency(services)
+    observe_as_vllm(services)
+    telemetry.observe(names.SLO_THRESHOLD, thresholds)
     telemetry.observe(names.QUEUE_DEPTH, depth)
     telemetry.observe(names.QUEUE_PROMPT_TOKENS, lambda: [(admission.waiting_prompt_tokens, {})])
     telemetry.observe(names.OPEN_ANSWERS, lambda: [(len(services.live), {})])
@@ -73,7 +83,38 @@ def observe(services: Services) -> None:
     telemetry.observe(names.KV_BLOCKS, blocks)
     telemetry.observe(names.USAGE_RECORDS, usage, monotonic=True)
     telemetry.observe(names.USAGE_BACKLOG, backlog)
-    telemetry.observe_as_vllm(as_vllm)
+
+
+def observe_as_vllm(services: Services) -> None:
+    """Register what endpoint pickers read, under the names that vLLM gave it.
+
+    The model-server protocol of the Gateway API Inference Extension (proposal 003): requests that
+    wait and run, use of the KV cache, and its geometry. There are no adapters, hence no LoRA gauge.
+    """
+    telemetry, engine = services.telemetry, services.host.engine
+
+    def one(read: Callable[[Snapshot], float]) -> Callable[[], list[tuple[float, dict[str, str]]]]:
+        def values() -> list[tuple[float, dict[str, str]]]:
+            now = engine.snapshot
+            return [(0 if now is None else read(now), {})]
+
+        return values
+
+    def geometry() -> list[tuple[float, dict[str, str]]]:
+        info = engine.info
+        if info is None:
+            return []
+        shape = {
+            names.VLLM_BLOCK_SIZE: str(info.block_size),
+            names.VLLM_NUM_BLOCKS: str(info.num_blocks),
+        }
+        return [(1, shape)]
+
+    telemetry.observe(names.VLLM_WAITING, one(lambda now: now.waiting))
+    telemetry.observe(names.VLLM_RUNNING, one(lambda now: now.running))
+    used = one(lambda now: 1 - now.free_blocks / max(now.num_blocks, 1))
+    telemetry.observe(names.VLLM_KV_USE, used)
+    telemetry.observe(names.VLLM_CACHE, geometry)
 
 
 def observe_limits(services: Services) -> None:

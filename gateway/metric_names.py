@@ -39,6 +39,7 @@ TOKENS_INPUT, TOKENS_CACHED, TOKENS_OUTPUT = "input", "cached_input", "output"
 OUTCOME_OK = "ok"
 OUTCOME_ADMITTED, OUTCOME_DOWNGRADED = "admitted", "downgraded"
 OUTCOME_DISCONNECTED = "client_disconnected"
+SIDE_EARLY, SIDE_LATE = "early", "late"
 NO_TIER = "none"  # of a request whose sender is not known
 
 # the conventions' histograms (seconds)

@@ -17,6 +17,7 @@ from engine.core.admission import Verdict
 from engine.core.request import FinishReason, LengthEstimate
 from engine.core.stats import RequestStats
 from gateway.errors import ApiError
+from gateway.otel.trace_context import CURRENT
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
 from gateway.wishes import NO_WISHES
@@ -91,6 +92,7 @@ class DoorRecord:
         "refused_ns",
         "request_id",
         "retry_after_ms",
+        "service_tier",
         "slo",
         "status",
         "tenant_id",
@@ -108,7 +110,8 @@ class DoorRecord:
         self.model = plan.heading.model
         self.tenant_id = plan.principal.tenant.id
         self.key_id = plan.principal.key_id
-        self.trace_id = ""
+        trace = CURRENT.get()
+        self.trace_id = "" if trace is None else trace.trace_id
         self.arrival: datetime = plan.arrival
         self.arrival_ns = plan.arrival_ns
         self.is_stream = plan.stream
@@ -128,6 +131,7 @@ class DoorRecord:
     def _serve(self, plan: Plan) -> None:
         """What is promised by the tier it is served in."""
         self.tier_served = plan.tier.name
+        self.service_tier = plan.heading.service_tier
         self.tier_version = plan.tier.version
         self.slo = plan.slo
         self.is_eased = plan.wishes != NO_WISHES

@@ -42,6 +42,7 @@ def summary_fields(door: DoorRecord) -> dict[str, Any]:
     return {
         "id": door.id,
         "request_id": door.request_id,
+        "trace_id": door.trace_id or None,
         "arrival": door.arrival.isoformat(),
         "tenant": door.tenant_id,
         "tier": door.tier_served,

@@ -27,6 +27,7 @@ from gateway.lengths import Lengths
 from gateway.limit_desk import LimitDesk
 from gateway.live import LiveAnswers
 from gateway.metering import Meter
+from gateway.otel.push import Push
 from gateway.request_records import Journal
 from gateway.settings import Settings
 from gateway.slo_desk import SloDesk
@@ -136,6 +137,7 @@ class Services:
     meter: Meter
     slo: SloDesk
     telemetry: Telemetry
+    push: Push
     live: LiveAnswers
     watch: EngineWatch
     journal: Journal

@@ -219,6 +219,8 @@ class AnswerResponse(Response):
         )
         if answer.left_ns is not None:
             self._telemetry.cancelled(now_ns - answer.left_ns)
+        self._telemetry.foreseen(record)
+        usage = answer.usage()
         slo = self._slo.ended(record, self._end(), self._reason(), now_ns)
         self._telemetry.answered(
             AnswerRecord(
@@ -232,6 +234,8 @@ class AnswerResponse(Response):
                 gaps=slo.gaps,
                 late_gaps=slo.late_gaps,
                 verdict=slo.verdict,
+                input_tokens=usage.prompt_tokens if self._is_admitted else 0,
+                output_tokens=usage.completion_tokens,
             )
         )
 

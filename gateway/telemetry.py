@@ -1,9 +1,8 @@
 """Turns finished answers and the engine's records into metrics; it decides nothing, never raises.
 
-Metrics go through the OpenTelemetry SDK and are pulled in Prometheus' form from a registry of this
-object's own, so that several gateways fit into one process. The SDK takes about 10 microseconds per
-measurement, so it gets few: a handful of times an answer. Counts are kept in plain dictionaries
-(`Tally`) that it reads when asked; the gaps between tokens, thousands a second, in plain arrays.
+What is counted lies in instruments of this object's own (gateway/instruments.py), so that several
+gateways fit into one process; Prometheus' text form is made of them here, OTLP in gateway/otel.
+Of a request that is traced, times are kept as examples of their buckets.
 
 Which requests count for an objective, and which broke it, is the verdict of their stored records
 (tenants/slo.py): what is counted here and what a report recomputes cannot differ.
@@ -11,28 +10,22 @@ Which requests count for an objective, and which broke it, is the verdict of the
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
-from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.core import Metric as PrometheusMetric
-
-from engine.core.clock import NS_PER_MS, NS_PER_S
+from engine.core.clock import NS_PER_S
 from engine.core.stats import RequestStats
 from gateway import metric_names as names
+from gateway.instruments import Example, Histogram, Instruments, Reading, Tally
+from gateway.otel.trace_context import CURRENT
+from gateway.prometheus_text import PrometheusText
+from gateway.request_records import DoorRecord
 from tenants.slo import Objective, Verdict
 from tenants.values import TierRecord
 
-# Beyond it the SDK folds series into one without labels; three objectives a tenant are counted.
-MAX_SERIES = 10_000
 NOT_JUDGED = Verdict()
-
-Reading = Callable[[], Iterable[tuple[float, dict[str, str]]]]
+Measured: TypeAlias = tuple[Histogram, float, tuple[str, ...]]  # a value, and its labels' values
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +34,7 @@ class AnswerRecord:
 
     `outcome` is `ok`, `client_disconnected` or an `error_type` of the table of problems;
     `ttft_ns` is None where no token was handed over; `verdict` is that of its stored record.
+    Tokens are those that are billed; zero where the engine began nothing.
     """
 
     operation: str
@@ -53,77 +47,19 @@ class AnswerRecord:
     gaps: int = 0
     late_gaps: int = 0
     verdict: Verdict = NOT_JUDGED
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 class GapHistogram:
-    """The gaps between tokens, by tier, in arrays that cost a fraction of a microsecond a token.
+    """The gaps between tokens, by tier; called once a token."""
 
-    It is a collector of Prometheus' client, registered beside the SDK's reader.
-    """
-
-    def __init__(self, borders: Sequence[float]) -> None:
-        self._borders = tuple(borders)
-        self._borders_ns = [int(border * NS_PER_S) for border in borders]
-        self._counts: dict[str, list[int]] = {}
-        self._sums_ns: dict[str, int] = {}
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
 
     def record(self, tier: str, gap_ns: int, num_tokens: int) -> None:
         """Count one gap, and `num_tokens - 1` further tokens that came with no gap at all."""
-        counts = self._counts.get(tier)
-        if counts is None:
-            counts = self._counts[tier] = [0] * (len(self._borders) + 1)
-            self._sums_ns[tier] = 0
-        counts[bisect_left(self._borders_ns, gap_ns)] += 1
-        counts[0] += num_tokens - 1
-        self._sums_ns[tier] += gap_ns
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        """Yield the histogram, for the registry."""
-        family = HistogramMetricFamily(
-            names.GAP.replace(".", "_"),
-            names.DESCRIPTIONS[names.GAP],
-            labels=[names.TIER.replace(".", "_")],
-            unit="seconds",
-        )
-        for tier, counts in list(self._counts.items()):
-            total, buckets = 0, []
-            for border, count in zip([*map(str, self._borders), "+Inf"], counts, strict=True):
-                total += count
-                buckets.append((border, total))
-            family.add_metric([tier], buckets, self._sums_ns[tier] / NS_PER_S)
-        yield family
-
-
-class VllmGauges:
-    """The three gauges of the model-server protocol, under the names that vLLM gave them."""
-
-    def __init__(self, read: Callable[[], tuple[float, float, float]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        """Yield waiting, running and the share of the KV cache in use, for the registry."""
-        waiting, running, used = self._read()
-        yield GaugeMetricFamily(names.VLLM_WAITING, "Requests that wait.", value=waiting)
-        yield GaugeMetricFamily(names.VLLM_RUNNING, "Requests that run.", value=running)
-        yield GaugeMetricFamily(names.VLLM_KV_USE, "KV cache in use, 0 to 1.", value=used)
-
-
-class Tally:
-    """A counter by labels that costs a dictionary access; the SDK reads it as an observable one."""
-
-    def __init__(self, *labels: str) -> None:
-        self._labels = labels
-        self._counts: dict[tuple[str, ...], int] = {}
-
-    def add(self, amount: int, *values: str) -> None:
-        """Add to the count of these label values; adding zero makes the series exist."""
-        self._counts[values] = self._counts.get(values, 0) + amount
-
-    def read(self) -> list[tuple[float, dict[str, str]]]:
-        """Return every count with its attributes."""
-        # One step of the interpreter, so that another thread may count meanwhile.
-        counts = list(self._counts.items())
-        return [(n, dict(zip(self._labels, values, strict=True))) for values, n in counts]
+        self._histogram.record_many(gap_ns / NS_PER_S, (tier,), num_tokens - 1)
 
 
 def with_objectives(borders: Sequence[float], objectives_ms: Iterable[int]) -> list[float]:
@@ -135,23 +71,24 @@ class Telemetry:
     """All instruments of one gateway. `tiers` gives the objectives that become borders."""
 
     def __init__(self, tiers: Sequence[TierRecord]) -> None:
-        self._registry = CollectorRegistry()
-        reader = PrometheusMetricReader(
-            registry=self._registry,
-            scope_info_enabled=False,
-            disable_target_info=True,
-            cardinality_limits={ObservableCounter: MAX_SERIES},
-        )
-        self._provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
-        meter = self._meter = self._provider.get_meter("tiergate")
+        made = self.instruments = Instruments()
+        self._text = PrometheusText(made)
         ttft = with_objectives(names.TTFT_BORDERS, (tier.ttft_ms for tier in tiers))
-        self.gaps = GapHistogram(with_objectives(names.GAP_BORDERS, (t.tbt_ms for t in tiers)))
-        self._registry.register(self.gaps)
-        self._duration = _seconds(meter, names.SERVER_DURATION, names.DURATION_BORDERS)
-        self._ttft = _seconds(meter, names.SERVER_TTFT, ttft)
-        self._tpot = _seconds(meter, names.SERVER_TPOT, names.GAP_BORDERS)
-        self._queue = _seconds(meter, names.QUEUE_DURATION, ttft)
-        self._cancel = _seconds(meter, names.CANCEL_DURATION, names.CANCEL_BORDERS)
+        gap = with_objectives(names.GAP_BORDERS, (tier.tbt_ms for tier in tiers))
+        asked = (names.OPERATION, names.PROVIDER, names.MODEL, names.TIER)
+        ended = (*asked, names.ERROR_TYPE)
+        self._duration = made.histogram(names.SERVER_DURATION, names.DURATION_BORDERS, *ended)
+        self._ttft = made.histogram(names.SERVER_TTFT, ttft, *asked)
+        self._tpot = made.histogram(names.SERVER_TPOT, gap, *asked)
+        self._usage = made.histogram(
+            names.TOKEN_USAGE, names.TOKEN_BORDERS, *asked, names.TOKEN_TYPE
+        )
+        self._queue = made.histogram(names.QUEUE_DURATION, ttft, names.TIER, names.OUTCOME)
+        self._cancel = made.histogram(names.CANCEL_DURATION, names.CANCEL_BORDERS)
+        self._error = made.histogram(
+            names.PREDICTOR_ERROR, names.ERROR_BORDERS, names.MODEL, names.OBJECTIVE, names.SIDE
+        )
+        self.gaps = GapHistogram(made.histogram(names.GAP, gap, names.TIER))
         self._requests = self._tally(names.REQUESTS, names.OPERATION, names.OUTCOME, names.TIER)
         self._tokens = self._tally(names.TOKENS, names.TIER, names.TOKEN_TYPE)
         self._admissions = self._tally(names.ADMISSION_DECISIONS, names.TIER, names.OUTCOME)
@@ -162,28 +99,14 @@ class Telemetry:
         self._tier_slo_bad = self._tally(names.TIER_SLO_VIOLATIONS, *by_tenant[:2])
         self._slo_gaps = self._tally(names.SLO_GAPS, names.TIER, names.TENANT)
         self._slo_gaps_bad = self._tally(names.SLO_GAP_VIOLATIONS, names.TIER, names.TENANT)
-        self.observe(names.SLO_THRESHOLD, lambda: _thresholds(tiers), unit="s")
+        self.observe(names.TELEMETRY_OVERFLOWS, made.overflows, monotonic=True)
 
     def _tally(self, name: str, *labels: str) -> Tally:
-        tally = Tally(*labels)
-        self.observe(name, tally.read, monotonic=True)
-        return tally
+        return self.instruments.tally(name, *labels)
 
-    def observe(self, name: str, read: Reading, *, unit: str = "", monotonic: bool = False) -> None:
+    def observe(self, name: str, read: Reading, *, monotonic: bool = False) -> None:
         """Register a value that is read whenever metrics are; `read` gives (value, attributes)."""
-
-        def callback(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(value, attributes) for value, attributes in read()]
-
-        text = names.DESCRIPTIONS[name]
-        if monotonic:
-            self._meter.create_observable_counter(name, [callback], unit, text)
-        else:
-            self._meter.create_observable_gauge(name, [callback], unit, text)
-
-    def observe_as_vllm(self, read: Callable[[], tuple[float, float, float]]) -> None:
-        """Register waiting, running and KV use under vLLM's names."""
-        self._registry.register(VllmGauges(read))
+        self.instruments.observe(name, read, is_counter=monotonic)
 
     def stranger(self, operation: str, outcome: str) -> None:
         """Count a request whose sender is not known."""
@@ -199,22 +122,39 @@ class Telemetry:
 
     def answered(self, record: AnswerRecord) -> None:
         """Record one finished HTTP answer, refused ones too."""
-        attributes = {
-            names.OPERATION: record.operation,
-            names.PROVIDER: names.PROVIDER_VALUE,
-            names.MODEL: record.model,
-            names.TIER: record.tier,
-        }
         is_ok = record.outcome == names.OUTCOME_OK
-        failed = {} if is_ok else {names.ERROR_TYPE: record.outcome}
+        asked = (record.operation, names.PROVIDER_VALUE, record.model, record.tier)
+        ended = (*asked, "" if is_ok else record.outcome)
         self._requests.add(1, record.operation, record.outcome, record.tier)
-        self._duration.record(record.duration_ns / NS_PER_S, {**attributes, **failed})
+        duration_s = record.duration_ns / NS_PER_S
+        self._duration.record(duration_s, *ended)
+        examples: list[Measured] = [(self._duration, duration_s, ended)]
         if is_ok and record.ttft_ns is not None:
-            self._ttft.record(record.ttft_ns / NS_PER_S, attributes)
+            ttft_s = record.ttft_ns / NS_PER_S
+            self._ttft.record(ttft_s, *asked)
+            examples.append((self._ttft, ttft_s, asked))
             if record.gaps:
-                per_token = (record.duration_ns - record.ttft_ns) / record.gaps
-                self._tpot.record(per_token / NS_PER_S, attributes)
+                tpot_s = (record.duration_ns - record.ttft_ns) / record.gaps / NS_PER_S
+                self._tpot.record(tpot_s, *asked)
+                examples.append((self._tpot, tpot_s, asked))
+        if record.input_tokens:
+            self._usage.record(record.input_tokens, *asked, names.TOKENS_INPUT)
+            self._usage.record(record.output_tokens, *asked, names.TOKENS_OUTPUT)
+        exemplify(examples)
         self._judge(record)
+
+    def foreseen(self, door: DoorRecord) -> None:
+        """Record how far the forecast of a first token was off, once it has come."""
+        foretold_ns = door.forecast.get("ttft_ns")
+        stats = [choice.stats for choice in door.choices if choice.stats is not None]
+        firsts = [one.first_token_ns for one in stats if one.first_token_ns is not None]
+        if foretold_ns is None or isinstance(foretold_ns, str) or not firsts:
+            return
+        since_ns = door.arrival_ns if door.admitted_ns is None else door.admitted_ns
+        late_ns = min(firsts) - since_ns - foretold_ns
+        side = names.SIDE_LATE if late_ns > 0 else names.SIDE_EARLY
+        error_s = abs(late_ns) / NS_PER_S
+        self._error.record(error_s, door.model, names.OBJECTIVE_TTFT, side)
 
     def _judge(self, record: AnswerRecord) -> None:
         for objective in Objective:
@@ -238,33 +178,21 @@ class Telemetry:
         if stats.first_scheduled_ns is not None:
             queued_ns = max(stats.first_scheduled_ns - stats.arrival_ns, 0)
             outcome = stats.finish_reason.value
-            attributes = {names.TIER: tier, names.OUTCOME: outcome}
-            self._queue.record(queued_ns / NS_PER_S, attributes)
+            self._queue.record(queued_ns / NS_PER_S, tier, outcome)
             self._tokens.add(stats.num_prompt_tokens, tier, names.TOKENS_INPUT)
             self._tokens.add(stats.num_cached_tokens, tier, names.TOKENS_CACHED)
         self._tokens.add(stats.num_output_tokens, tier, names.TOKENS_OUTPUT)
 
     def expose(self) -> bytes:
         """Return everything in Prometheus' text form; takes milliseconds: call it in a thread."""
-        return generate_latest(self._registry)
-
-    def close(self) -> None:
-        """Flush and end; blocks for at most three seconds."""
-        self._provider.shutdown(timeout_millis=3000)
+        return self._text.render()
 
 
-def _seconds(meter: Meter, name: str, borders: Sequence[float]) -> Histogram:
-    return meter.create_histogram(
-        name, "s", names.DESCRIPTIONS[name], explicit_bucket_boundaries_advisory=list(borders)
-    )
-
-
-def _thresholds(tiers: Sequence[TierRecord]) -> list[tuple[float, dict[str, str]]]:
-    return [
-        (value_ms * NS_PER_MS / NS_PER_S, {names.TIER: tier.name, names.OBJECTIVE: objective})
-        for tier in tiers
-        for objective, value_ms in (
-            (names.OBJECTIVE_TTFT, tier.ttft_ms),
-            (names.OBJECTIVE_TBT, tier.tbt_ms),
-        )
-    ]
+def exemplify(measured: Iterable[Measured]) -> None:
+    """Keep what was measured of a traced request as examples."""
+    trace = CURRENT.get()
+    if trace is None or not trace.is_sampled:
+        return
+    for histogram, value, key in measured:
+        at_ns = trace.started_unix_ns + int(value * NS_PER_S)
+        histogram.exemplify(Example(value, at_ns, trace.trace_id, trace.span_id), *key)

@@ -175,7 +175,7 @@ async def test_an_engine_that_is_gone_takes_its_part_of_the_story_along(tmp_path
 def plan_of(name: str, arrival_ns: int = 0) -> Any:
     """As much of a plan as a record takes."""
     return SimpleNamespace(
-        heading=SimpleNamespace(id=name, model="m"),
+        heading=SimpleNamespace(id=name, model="m", service_tier="default"),
         shape=SimpleNamespace(operation="chat"),
         principal=SimpleNamespace(tenant=SimpleNamespace(id="t"), key_id="k"), wishes=NO_WISHES,
         arrival=None, arrival_ns=arrival_ns, stream=True, is_paced=False, slo=Slo(),
