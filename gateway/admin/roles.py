@@ -84,6 +84,9 @@ ACCESS: Mapping[tuple[str, str], Access] = MappingProxyType(
         ("GET", f"{V1}/users/{{user}}"): VIEWER,
         ("PATCH", f"{V1}/users/{{user}}"): OWNER_FRESH,
         ("POST", f"{V1}/users/{{user}}/password"): OWNER_FRESH,
+        # what was kept of it
+        ("GET", f"{V1}/slo"): EVERY_USER,
+        ("GET", f"{V1}/slo/report"): EVERY_USER,
         # what was done and used
         ("GET", f"{V1}/audit"): EVERY_USER,
         ("GET", f"{V1}/audit/export"): VIEWER,

@@ -12,6 +12,7 @@ from gateway.routes import (
     admin_login,
     admin_oidc,
     admin_records,
+    admin_slo,
     admin_tenants,
     admin_tiers,
     admin_users,
@@ -22,5 +23,5 @@ from gateway.routes import (
 def admin_routers() -> list[APIRouter]:
     """Return the routers of all admin routes, pages among them."""
     rooms = (admin, requests, admin_login, admin_tenants, admin_keys, admin_tiers)
-    more = (admin_limits, admin_users, admin_records, admin_oidc)
+    more = (admin_limits, admin_users, admin_records, admin_slo, admin_oidc)
     return [room.router for room in (*rooms, *more)] + page_routers()
