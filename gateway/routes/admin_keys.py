@@ -25,6 +25,7 @@ from gateway.admin.route import AdminRoute, caller_of, desk_of
 from gateway.errors import bad_value
 from gateway.routes.admin_tenants import visible_tenant
 from gateway.routes.json_response import json_response
+from tenants.repository import RevocationPlan, Rotation
 from tenants.values import Budget, IssuedKey, KeyRecord, Limits
 
 router = APIRouter(route_class=AdminRoute, responses=ERRORS)
@@ -55,9 +56,13 @@ async def _list(request: Request, tenant_id: str | None) -> Response:
 @router.post(f"{V1}/tenants/{{tenant}}/keys", status_code=201, openapi_extra=documented(KeyBody))
 async def create_key(request: Request, tenant: str) -> Response:
     """Make a key; `key` of the answer is the only time that it is shown."""
-    body = await body_of(request, KeyBody)
+    return _issued(await made_key(request, tenant, await body_of(request, KeyBody)))
+
+
+async def made_key(request: Request, tenant: str, body: KeyBody) -> IssuedKey:
+    """Make a key for the caller, whatever form the body came in."""
     owner = await visible_tenant(request, tenant)
-    issued = await desk_of(request).repository.create_key(
+    return await desk_of(request).repository.create_key(
         owner.id,
         utc_now(),
         body.name,
@@ -69,7 +74,6 @@ async def create_key(request: Request, tenant: str) -> Response:
         env=body.environment,
         by=caller_of(request).actor,
     )
-    return _issued(issued)
 
 
 def _issued(issued: IssuedKey, **more: Any) -> Response:
@@ -106,50 +110,71 @@ async def visible_key(request: Request, key: str) -> KeyRecord:
 @router.patch(f"{V1}/keys/{{key}}", openapi_extra=documented(KeyChange))
 async def change_key(request: Request, key: str) -> Response:
     """Change what a key may be used for, and until when."""
-    body = await body_of(request, KeyChange)
+    return one(await changed_key(request, key, await body_of(request, KeyChange)))
+
+
+async def changed_key(request: Request, key: str, body: KeyChange) -> KeyRecord:
+    """Change a key for the caller, whatever form the body came in."""
     if not body.given:
         raise bad_value(None, "Nothing is to be changed.")
     if "name" in body.given and body.name is None:
         raise bad_value("name", "'name' must be a text.")
-    record = await desk_of(request).repository.change_key(
+    return await desk_of(request).repository.change_key(
         row_id(key), utc_now(), by=caller_of(request).actor, **body.given
     )
-    return one(record)
 
 
 @router.post(f"{V1}/keys/{{key}}/rotate", status_code=201, openapi_extra=documented(RotationBody))
 async def rotate_key(request: Request, key: str) -> Response:
     """Make the key's successor, shown once; the key itself ends after the overlap."""
-    body = await body_of(request, RotationBody)
-    rotation = await desk_of(request).repository.rotate_key(
+    rotation = await rotated_key(request, key, await body_of(request, RotationBody))
+    return _issued(rotation.issued, old=shown(rotation.old))
+
+
+async def rotated_key(request: Request, key: str, body: RotationBody) -> Rotation:
+    """Rotate a key for the caller, whatever form the body came in."""
+    return await desk_of(request).repository.rotate_key(
         row_id(key),
         utc_now(),
         timedelta(seconds=body.overlap_s),
         by=caller_of(request).actor,
     )
-    return _issued(rotation.issued, old=shown(rotation.old))
 
 
 @router.post(f"{V1}/keys/{{key}}/revoke")
 async def revoke_key(request: Request, key: str) -> Response:
     """Close one key; closing a closed one changes nothing."""
+    return one(await revoked_key(request, key))
+
+
+async def revoked_key(request: Request, key: str) -> KeyRecord:
+    """Close a key for the caller."""
     repository, by = desk_of(request).repository, caller_of(request).actor
-    return one(await repository.revoke_key(row_id(key), utc_now(), by=by))
+    return await repository.revoke_key(row_id(key), utc_now(), by=by)
 
 
 @router.get(f"{V1}/tenants/{{tenant}}/revocation")
 async def plan_revocation(request: Request, tenant: str) -> Response:
     """Show the live keys of a tenant, with the code that confirms to close exactly these."""
+    return one(await planned_revocation(request, tenant))
+
+
+async def planned_revocation(request: Request, tenant: str) -> RevocationPlan:
+    """Return which keys of a tenant would be closed, and the code that confirms it."""
     owner = await visible_tenant(request, tenant)
-    return one(await desk_of(request).repository.plan_revocation(owner.id, utc_now()))
+    return await desk_of(request).repository.plan_revocation(owner.id, utc_now())
 
 
 @router.post(f"{V1}/tenants/{{tenant}}/revocation", openapi_extra=documented(RevocationBody))
 async def revoke_all(request: Request, tenant: str) -> Response:
     """Close the keys that were shown with this code."""
-    body = await body_of(request, RevocationBody)
+    closed = await revoked_keys(request, tenant, await body_of(request, RevocationBody))
+    return json_response({"object": "list", "data": shown(closed)})
+
+
+async def revoked_keys(request: Request, tenant: str, body: RevocationBody) -> list[KeyRecord]:
+    """Close the keys of a code for the caller, whatever form the body came in."""
     owner = await visible_tenant(request, tenant)
-    closed = await desk_of(request).repository.revoke_all(
+    return await desk_of(request).repository.revoke_all(
         owner.id, body.code, utc_now(), by=caller_of(request).actor
     )
-    return json_response({"object": "list", "data": shown(closed)})

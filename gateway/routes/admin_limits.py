@@ -71,14 +71,14 @@ def _order(target: Target) -> tuple[int, str]:
 @router.get(f"{V1}/limits/{{scope}}/{{target}}")
 async def read_limits(request: Request, scope: str, target: str) -> Response:
     """Show the limits and budgets of one organisation, tenant or key, for each model."""
-    found = await _found(request, await _target(request, scope, target))
+    found = await visible_limits(request, await visible_target(request, scope, target))
     return json_response({"object": "list", "data": shown(found)})
 
 
 @router.get(f"{V1}/budgets/{{scope}}/{{target}}")
 async def read_budgets(request: Request, scope: str, target: str) -> Response:
     """Show the budgets alone."""
-    found = await _found(request, await _target(request, scope, target))
+    found = await visible_limits(request, await visible_target(request, scope, target))
     data = [{"model": f.model, "budgets": shown(f.budgets)} for f in found if f.budgets]
     return json_response({"object": "list", "data": data})
 
@@ -87,32 +87,36 @@ async def read_budgets(request: Request, scope: str, target: str) -> Response:
 async def change_limits(request: Request, scope: str, target: str) -> Response:
     """Set some limits, and take away those that are null."""
     body = await body_of(request, LimitsChange)
-    whose, target_id = await _target(request, scope, target)
-    changed = await desk_of(request).repository.set_limits(
-        whose,
-        target_id,
+    return one(await changed_limits(request, await visible_target(request, scope, target), body))
+
+
+async def changed_limits(request: Request, target: Target, body: LimitsChange) -> ScopeLimits:
+    """Set limits for the caller, whatever form the body came in."""
+    return await desk_of(request).repository.set_limits(
+        *target,
         body.limits.given,
         utc_now(),
         model=body.model or "",
         by=caller_of(request).actor,
     )
-    return one(changed)
 
 
 @router.patch(f"{V1}/budgets/{{scope}}/{{target}}", openapi_extra=documented(BudgetsChange))
 async def change_budgets(request: Request, scope: str, target: str) -> Response:
     """Put budgets in the place of their like, and take away those whose amount is null."""
     body = await body_of(request, BudgetsChange)
-    whose, target_id = await _target(request, scope, target)
-    changed = await desk_of(request).repository.set_budgets(
-        whose,
-        target_id,
+    return one(await changed_budgets(request, await visible_target(request, scope, target), body))
+
+
+async def changed_budgets(request: Request, target: Target, body: BudgetsChange) -> ScopeLimits:
+    """Set budgets for the caller, whatever form the body came in."""
+    return await desk_of(request).repository.set_budgets(
+        *target,
         [_change(value) for value in body.budgets],
         utc_now(),
         model=body.model or "",
         by=caller_of(request).actor,
     )
-    return one(changed)
 
 
 def _change(value: BudgetValue) -> Budget | tuple[Period, Unit]:
@@ -121,7 +125,7 @@ def _change(value: BudgetValue) -> Budget | tuple[Period, Unit]:
     return Budget(value.period, value.unit, value.amount, value.alert_percent)
 
 
-async def _target(request: Request, scope: str, target: str) -> Target:
+async def visible_target(request: Request, scope: str, target: str) -> Target:
     """Return the target, if it is there and the caller may see it; a key is named by its id."""
     if scope == Scope.ORGANISATION:
         return Scope.ORGANISATION, (await visible_organisation(request, target)).id
@@ -132,5 +136,6 @@ async def _target(request: Request, scope: str, target: str) -> Target:
     raise nothing_there()
 
 
-async def _found(request: Request, target: Target) -> Sequence[ScopeLimits]:
+async def visible_limits(request: Request, target: Target) -> Sequence[ScopeLimits]:
+    """Return what is set for a target, for all models and for each."""
     return await desk_of(request).repository.get_limits(*target)

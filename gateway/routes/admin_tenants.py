@@ -36,11 +36,13 @@ async def list_organisations(request: Request) -> Response:
 @router.post(f"{V1}/organisations", status_code=201, openapi_extra=documented(OrganisationBody))
 async def create_organisation(request: Request) -> Response:
     """Add an organisation."""
-    body = await body_of(request, OrganisationBody)
+    return one(await made_organisation(request, await body_of(request, OrganisationBody)), 201)
+
+
+async def made_organisation(request: Request, body: OrganisationBody) -> OrganisationRecord:
+    """Add an organisation for the caller, whatever form the body came in."""
     by = caller_of(request).actor
-    return one(
-        await desk_of(request).repository.create_organisation(body.name, utc_now(), by=by), 201
-    )
+    return await desk_of(request).repository.create_organisation(body.name, utc_now(), by=by)
 
 
 @router.get(f"{V1}/organisations/{{organisation}}")
@@ -79,15 +81,18 @@ async def list_tenants(request: Request) -> Response:
 @router.post(f"{V1}/tenants", status_code=201, openapi_extra=documented(TenantBody))
 async def create_tenant(request: Request) -> Response:
     """Add a tenant."""
-    body = await body_of(request, TenantBody)
-    record = await desk_of(request).repository.create_tenant(
+    return one(await made_tenant(request, await body_of(request, TenantBody)), 201)
+
+
+async def made_tenant(request: Request, body: TenantBody) -> TenantRecord:
+    """Add a tenant for the caller, whatever form the body came in."""
+    return await desk_of(request).repository.create_tenant(
         body.name,
         body.tier,
         utc_now(),
         organisation=body.organisation,
         by=caller_of(request).actor,
     )
-    return one(record, 201)
 
 
 @router.get(f"{V1}/tenants/{{tenant}}")
@@ -99,19 +104,19 @@ async def read_tenant(request: Request, tenant: str) -> Response:
 @router.patch(f"{V1}/tenants/{{tenant}}", openapi_extra=documented(TenantChange))
 async def change_tenant(request: Request, tenant: str) -> Response:
     """Give a tenant another tier or organisation, or shut it out and let it in again."""
-    body = await body_of(request, TenantChange)
+    return one(await changed_tenant(request, tenant, await body_of(request, TenantChange)))
+
+
+async def changed_tenant(request: Request, tenant: str, body: TenantChange) -> TenantRecord:
+    """Change a tenant for the caller, whatever form the body came in."""
     repository, by = desk_of(request).repository, caller_of(request).actor
     moves = body.tier is not None or body.organisation is not None
     if moves == (body.disabled is not None):
         raise bad_value(None, "Send tier and organisation, or disabled: one change at a time.")
     if body.disabled is not None:
-        return one(
-            await repository.set_tenant_disabled(name(tenant), body.disabled, utc_now(), by=by)
-        )
-    return one(
-        await repository.change_tenant(
-            name(tenant), utc_now(), tier=body.tier, organisation=body.organisation, by=by
-        )
+        return await repository.set_tenant_disabled(name(tenant), body.disabled, utc_now(), by=by)
+    return await repository.change_tenant(
+        name(tenant), utc_now(), tier=body.tier, organisation=body.organisation, by=by
     )
 
 

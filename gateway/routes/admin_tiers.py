@@ -29,17 +29,21 @@ router = APIRouter(route_class=AdminRoute, responses=ERRORS)
 async def list_tiers(request: Request) -> Response:
     """List the tiers, the one served first in front."""
     query_of(request)
-    return whole(await _visible(request))
+    return whole(await visible_tiers(request))
 
 
 @router.post(f"{V1}/tiers", status_code=201, openapi_extra=documented(TierBody))
 async def create_tier(request: Request) -> Response:
     """Add a tier."""
-    body = await body_of(request, TierBody)
-    record = await desk_of(request).repository.create_tier(
+    record = await made_tier(request, await body_of(request, TierBody))
+    return one(record, 201, etag=etag(record))
+
+
+async def made_tier(request: Request, body: TierBody) -> TierRecord:
+    """Add a tier for the caller, whatever form the body came in."""
+    return await desk_of(request).repository.create_tier(
         body.name, body.as_text, now=utc_now(), by=caller_of(request).actor
     )
-    return one(record, 201, etag=etag(record))
 
 
 @router.post(f"{V1}/tiers/apply", openapi_extra=documented(TierSet))
@@ -63,7 +67,7 @@ async def apply_tiers(request: Request) -> Response:
 @router.get(f"{V1}/tiers/{{tier}}")
 async def read_tier(request: Request, tier: str) -> Response:
     """Show one tier; its version is in `etag`."""
-    record = await _one(request, tier)
+    record = await visible_tier(request, tier)
     return one(record, etag=etag(record))
 
 
@@ -71,19 +75,26 @@ async def read_tier(request: Request, tier: str) -> Response:
 async def change_tier(request: Request, tier: str) -> Response:
     """Change fields of the tier as it is at the version that `If-Match` names."""
     body = await body_of(request, TierValues)
+    record = await changed_tier(request, tier, body, request.headers.get("if-match"))
+    return one(record, etag=etag(record))
+
+
+async def changed_tier(
+    request: Request, tier: str, body: TierValues, if_match: str | None
+) -> TierRecord:
+    """Change a tier for the caller, whatever form the body came in; `if_match` names a version."""
     if not body.as_text:
         raise bad_value(None, "Nothing is to be changed.")
-    version = _version(request)
-    record = await desk_of(request).repository.change_tier(
+    version = _version(if_match)
+    return await desk_of(request).repository.change_tier(
         name(tier), body.as_text, version=version, now=utc_now(), by=caller_of(request).actor
     )
-    return one(record, etag=etag(record))
 
 
 @router.get(f"{V1}/tiers/{{tier}}/versions")
 async def list_versions(request: Request, tier: str) -> Response:
     """List what a tier has promised and cost over time, the oldest first."""
-    record = await _one(request, tier)
+    record = await visible_tier(request, tier)
     versions = await desk_of(request).repository.list_tier_versions(record.name)
     data = [{**shown(v.tier), "changed_at": shown(v.changed_at)} for v in versions]
     return json_response({"object": "list", "data": data})
@@ -94,12 +105,12 @@ async def list_prices(request: Request) -> Response:
     """List what a token costs in each tier now, in billionths of the currency."""
     data = [
         {"tier": t.name, "version": t.version, **{field: getattr(t, field) for field in PRICES}}
-        for t in await _visible(request)
+        for t in await visible_tiers(request)
     ]
     return json_response({"object": "list", "data": data})
 
 
-async def _visible(request: Request) -> list[TierRecord]:
+async def visible_tiers(request: Request) -> list[TierRecord]:
     """Return the tiers that the caller may see: of a tenant's viewer, the tenant's own."""
     repository, mine = desk_of(request).repository, caller_of(request).tenant_id
     tiers = await repository.list_tiers()
@@ -109,15 +120,15 @@ async def _visible(request: Request) -> list[TierRecord]:
     return [tier for tier in tiers if tier.name == own]
 
 
-async def _one(request: Request, tier: str) -> TierRecord:
-    for record in await _visible(request):
+async def visible_tier(request: Request, tier: str) -> TierRecord:
+    """Return a tier that the caller may see; another one is as unknown as none."""
+    for record in await visible_tiers(request):
         if record.name == tier:
             return record
     raise nothing_there()
 
 
-def _version(request: Request) -> int:
-    sent = request.headers.get("if-match")
+def _version(sent: str | None) -> int:
     if sent is None:
         raise ApiError(
             Problem.NEEDS_VERSION, "Send If-Match with the ETag of the tier as you have seen it."

@@ -32,12 +32,16 @@ async def list_users(request: Request) -> Response:
 @router.post(f"{V1}/users", status_code=201, openapi_extra=documented(UserBody))
 async def create_user(request: Request) -> Response:
     """Add a user, with a password, an OIDC subject, or both."""
-    body = await body_of(request, UserBody)
+    return one(await made_user(request, await body_of(request, UserBody)), 201)
+
+
+async def made_user(request: Request, body: UserBody) -> UserRecord:
+    """Add a user for the caller, whatever form the body came in."""
     if body.password is None and body.oidc_subject is None:
         raise bad_value("password", "A user needs a password or an oidc_subject.")
     desk = desk_of(request)
     digest = None if body.password is None else await desk.passwords.digest(body.password)
-    record = await desk.repository.create_user(
+    return await desk.repository.create_user(
         body.name,
         body.role,
         utc_now(),
@@ -46,7 +50,6 @@ async def create_user(request: Request) -> Response:
         oidc_subject=body.oidc_subject,
         by=caller_of(request).actor,
     )
-    return one(record, 201)
 
 
 @router.get(f"{V1}/users/{{user}}")
@@ -58,24 +61,30 @@ async def read_user(request: Request, user: str) -> Response:
 @router.patch(f"{V1}/users/{{user}}", openapi_extra=documented(UserChange))
 async def change_user(request: Request, user: str) -> Response:
     """Give a user another role, or shut one out; all logins of that user end."""
-    body = await body_of(request, UserChange)
+    return one(await changed_user(request, user, await body_of(request, UserChange)))
+
+
+async def changed_user(request: Request, user: str, body: UserChange) -> UserRecord:
+    """Change a user for the caller, whatever form the body came in."""
     repository, by = desk_of(request).repository, caller_of(request).actor
     if (body.role is None) == (body.disabled is None) or (body.tenant and body.role is None):
         raise bad_value(None, "Send role (with tenant for a tenant-viewer), or disabled.")
     if body.disabled is not None:
-        return one(await repository.set_user_disabled(name(user), body.disabled, utc_now(), by=by))
+        return await repository.set_user_disabled(name(user), body.disabled, utc_now(), by=by)
     assert body.role is not None
-    return one(
-        await repository.change_role(name(user), body.role, utc_now(), tenant=body.tenant, by=by)
-    )
+    return await repository.change_role(name(user), body.role, utc_now(), tenant=body.tenant, by=by)
 
 
 @router.post(f"{V1}/users/{{user}}/password", openapi_extra=documented(PasswordBody))
 async def set_password(request: Request, user: str) -> Response:
     """Give a user another password; all logins of that user end."""
-    body = await body_of(request, PasswordBody)
+    return one(await given_password(request, user, await body_of(request, PasswordBody)))
+
+
+async def given_password(request: Request, user: str, body: PasswordBody) -> UserRecord:
+    """Give a user another password for the caller, whatever form the body came in."""
     desk = desk_of(request)
     record = await desk.repository.get_user(name(user))  # before the work of a digest
     digest = await desk.passwords.digest(body.password)
     by = caller_of(request).actor
-    return one(await desk.repository.set_password(record.id, digest, utc_now(), by=by))
+    return await desk.repository.set_password(record.id, digest, utc_now(), by=by)

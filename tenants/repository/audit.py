@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from tenants.models import Audit
 from tenants.repository.common import MAX_ROWS, Part, find_tenant
@@ -24,6 +25,10 @@ OK = "ok"
 MASK = "***"
 SECRET = ("password", "secret", "digest", "plaintext", "token", "pepper", "salt")
 _PAGE = 500
+MOST_LOOKED = 5000
+MOST_NUMBER = 2**63 - 1
+# Transactions under way at once take numbers and moments in other orders, by seconds at most.
+OVERLAP = timedelta(minutes=5)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,6 +119,48 @@ class Audits(Part):
             query = query.order_by(Audit.number.desc()).limit(max(0, min(limit, MAX_ROWS)))
             return [audit_of(row) for row in await session.scalars(query)]
 
+    async def search_audit(
+        self,
+        *,
+        tenant: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> tuple[list[AuditRecord], int | None]:
+        """Return entries as `list_audit` does, and the number to go on before; None: the end.
+
+        It looks at 5,000 entries a call, however rare what is looked for: fewer than `limit` may
+        be found, or none, and there may still be more. Raises `NotFound` for the tenant.
+        """
+        async with self._database.read() as session:
+            tenant_id = None if tenant is None else (await find_tenant(session, tenant)).id
+            looked = _matching(tenant_id, None, None, None, None)
+            if before is not None:
+                looked = looked.where(Audit.number < before)
+            if until is not None:
+                looked = looked.where(Audit.number < await _first_number(session, until))
+            looked = looked.order_by(Audit.number.desc()).limit(MOST_LOOKED)
+            row = aliased(Audit, looked.subquery())
+            query = select(row).order_by(row.number.desc()).limit(limit + 1)
+            for column, value in ((row.actor, actor), (row.action, action)):
+                if value is not None:
+                    query = query.where(column == value)
+            if since is not None:
+                query = query.where(row.at >= since)
+            if until is not None:
+                query = query.where(row.at < until)
+            found = [audit_of(one) for one in await session.scalars(query)]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1].number
+            last = looked.with_only_columns(Audit.number, Audit.at).offset(MOST_LOOKED - 1)
+            end = (await session.execute(last.limit(1))).first()
+        # Numbers and moments grow together but for a moment's overlap: beyond `since` is nothing.
+        is_over = end is None or (since is not None and end[1] < since - OVERLAP)
+        return found, None if end is None or is_over else int(end[0])
+
     async def read_audit(
         self,
         *,
@@ -134,6 +181,13 @@ class Audits(Part):
                 yield audit_of(row)
             if len(rows) < _PAGE:
                 return
+
+
+async def _first_number(session: AsyncSession, moment: datetime) -> int:
+    """Return a number that all entries from before `moment` are below."""
+    later = select(Audit.number).where(Audit.at >= moment + OVERLAP)
+    found = await session.scalar(later.order_by(Audit.at).limit(1))
+    return MOST_NUMBER if found is None else found
 
 
 def _matching(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from tenants.errors import AlreadyExists
 from tenants.ids import new_id
@@ -30,6 +32,8 @@ from tenants.values import (
     OrganisationRecord,
     TenantRecord,
 )
+
+MOST_LOOKED = 2000
 
 
 class Tenants(Part):
@@ -109,6 +113,49 @@ class Tenants(Part):
                 owner = await find_organisation(session, organisation)
                 query = query.where(Tenant.organisation_id == owner.id)
             return [tenant_of(row) for row in await session.scalars(query)]
+
+    async def search_tenants(
+        self,
+        text: str = "",
+        organisation: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[TenantRecord], str | None]:
+        """Return tenants whose name holds `text` in whatever case, and the name to go on behind.
+
+        It looks at 2,000 names a call from behind `after` on: fewer than `limit` may be found, or
+        none, and there may still be more. None to go on behind: that was the end. Raises
+        `NotFound` for the organisation.
+        """
+        looked = select(Tenant).order_by(Tenant.name).limit(MOST_LOOKED)
+        if after is not None:
+            looked = looked.where(Tenant.name > after)
+        async with self._database.read() as session:
+            if organisation is not None:
+                owner = await find_organisation(session, organisation)
+                looked = looked.where(Tenant.organisation_id == owner.id)
+            row = aliased(Tenant, looked.subquery())
+            query = select(row).order_by(row.name).limit(page_size(limit) + 1)
+            if text:
+                query = query.where(func.lower(row.name).contains(text.lower(), autoescape=True))
+            found = [tenant_of(one) for one in await session.scalars(query)]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1].name
+            last = looked.with_only_columns(Tenant.name).offset(MOST_LOOKED - 1).limit(1)
+            return found, await session.scalar(last)
+
+    async def tenants_by_id(self, ids: Collection[str]) -> dict[str, TenantRecord]:
+        """Return the tenants of up to 1,000 ids; those that are not there are left out."""
+        query = select(Tenant).where(Tenant.id.in_(sorted(ids)[:MAX_ROWS]))
+        async with self._database.read() as session:
+            return {row.id: tenant_of(row) for row in await session.scalars(query)}
+
+    async def organisations_by_id(self, ids: Collection[str]) -> dict[str, OrganisationRecord]:
+        """Return the organisations of up to 1,000 ids likewise."""
+        query = select(Organisation).where(Organisation.id.in_(sorted(ids)[:MAX_ROWS]))
+        async with self._database.read() as session:
+            return {row.id: organisation_of(row) for row in await session.scalars(query)}
 
     async def get_tenant(self, name_or_id: str) -> TenantRecord:
         """Return one tenant by its id or its name; raises `NotFound`."""
