@@ -180,7 +180,7 @@ def _telemetry(options: RuleOptions) -> list[Recording | Alert]:
         ),
         Alert(
             "TiergateTierWithoutRules",
-            f"count by (tiergate_tier) (tiergate_slo_threshold{{{job}}})\n"
+            f"count by (tiergate_tier) (tiergate_slo_threshold_seconds{{{job}}})\n"
             "unless on (tiergate_tier) slo:objective:ratio",
             TICKET,
             "tier {{ $labels.tiergate_tier }} has no rules",
