@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any
 
@@ -23,7 +23,8 @@ from tenants.slo import COUNT_FIELDS, DRAWS, Outcome, SloCounts, SloRecord, coun
 from tenants.slo_models import SloCount, SloRow
 from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, floor_to, pieces
 
-ROWS_PER_STATEMENT = 500
+# Rows are made ready in the caller's thread, which has streams to serve: a few at a time.
+ROWS_PER_STATEMENT = 50
 PAGE = 1000
 MOST_LOOKED = 2000
 MOST_POINTS = 2000
@@ -40,7 +41,6 @@ _RECORD = [_R[name] for name in _FIELDS]
 _KEY = ("tenant_id", "grain", "start", "tier")
 
 Cursor = tuple[datetime, str]
-CountKey = tuple[str, int, datetime, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +80,20 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
             new += [by_id[name] for name in ids]
         if new:
             # In one order for all writers, so that no two wait for each other for ever.
-            await connection.execute(adding, _sums(new))
+            sums = _sums(new)
+            for start in range(0, len(sums), ROWS_PER_STATEMENT):
+                await connection.execute(adding, sums[start : start + ROWS_PER_STATEMENT])
     return len(new)
 
 
 def _sums(records: Iterable[SloRecord]) -> list[dict[str, Any]]:
     """Return what these add to which rows of the sums."""
-    sums: dict[CountKey, dict[str, int]] = {}
+    sums: dict[tuple[str, int, int, str], dict[str, int]] = {}
     for record in records:
         names = count_names(record)
+        at_s = int(record.arrival.timestamp())
         for grain in GRAINS:
-            start = floor_to(record.arrival, grain)
+            start = at_s - at_s % grain
             for tenant_id in (EVERYONE, record.tenant_id):
                 key = (tenant_id, grain, start, record.tier)
                 counts = sums.setdefault(key, dict.fromkeys(COUNT_FIELDS, 0))
@@ -99,7 +102,14 @@ def _sums(records: Iterable[SloRecord]) -> list[dict[str, Any]]:
                 if record.tbt_met is not None:
                     counts["gaps"] += record.gaps
                     counts["late_gaps"] += record.late_gaps
-    return [{**dict(zip(_KEY, key, strict=True)), **sums[key]} for key in sorted(sums)]
+    return [
+        {
+            **dict(zip(_KEY, key, strict=True)),
+            "start": datetime.fromtimestamp(key[2], UTC),
+            **sums[key],
+        }
+        for key in sorted(sums)
+    ]
 
 
 async def counts(

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from slo_kit import slo_records
+from judged_kit import slo_records
 
 from tenants.slo import (
     Budget,
