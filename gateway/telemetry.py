@@ -150,8 +150,7 @@ class Telemetry:
         firsts = [one.first_token_ns for one in stats if one.first_token_ns is not None]
         if foretold_ns is None or isinstance(foretold_ns, str) or not firsts:
             return
-        since_ns = door.arrival_ns if door.admitted_ns is None else door.admitted_ns
-        late_ns = min(firsts) - since_ns - foretold_ns
+        late_ns = min(firsts) - door.arrival_ns - foretold_ns
         side = names.SIDE_LATE if late_ns > 0 else names.SIDE_EARLY
         error_s = abs(late_ns) / NS_PER_S
         self._error.record(error_s, door.model, names.OBJECTIVE_TTFT, side)
