@@ -11,6 +11,7 @@ from tenants.slo_report import FORMAT, Report, request_line
 from tenants.slo_report_sums import EASED, SAVED, SPAN, Line
 
 Numbered = tuple[int, Line]
+_SENTENCE = 20
 
 OBJECTIVES = {
     "all": "Both promises",
@@ -35,6 +36,8 @@ RULES = {
     Outcome.LIMITED: ("out", "The client’s own limit or budget was used up."),
     Outcome.INVALID: ("out", "The request could not be taken as it was, or its key was closed."),
 }
+
+_MODES = {"gap": "each", "stream": "overall"}
 
 
 class Facts:
@@ -75,7 +78,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, left: 
     for row in rows:
         first = f'<th scope="row">{row[0]}</th>'
         rest = "".join(
-            f"<td{'' if i < left else ' class=n'}>{cell}</td>" for i, cell in enumerate(row[1:], 1)
+            f"<td{_kind(cell, i < left)}>{cell}</td>" for i, cell in enumerate(row[1:], 1)
         )
         body.append(f"<tr>{first}{rest}</tr>")
     return (
@@ -84,11 +87,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, left: 
     )
 
 
+def _kind(cell: str, is_text: bool) -> str:
+    """Return a cell's class: only sentences are broken into lines."""
+    if not is_text:
+        return " class=n"
+    return " class=w" if len(cell) > _SENTENCE and "<" not in cell else ""
+
+
 def header(facts: Facts) -> str:
     """Return whose report this is, and of when."""
     number, head = facts.one("report")
     total = facts.one("total")
-    owner = f" · {figure(number, head, 'organisation', 'text')}" if head["organisation"] else ""
+    owner = (
+        f" · organisation {figure(number, head, 'organisation', 'text')}"
+        if head["organisation"]
+        else ""
+    )
     lost = ""
     if total[1]["unrecorded"]:
         lost = (
@@ -99,8 +113,8 @@ def header(facts: Facts) -> str:
     return (
         f"<header><p class=kind>Service level report</p>"
         f"<h1>{figure(number, head, 'tenant', 'text')}</h1>"
-        f"<p class=when>{figure(number, head, 'since', 'when')} to "
-        f"{figure(number, head, 'until', 'when')} UTC{owner} · "
+        f"<p class=when>{figure(number, head, 'since', 'minute')} to "
+        f"{figure(number, head, 'until', 'minute')} UTC{owner} · "
         f"{figure(*total, 'requests', 'count')} requests</p>{lost}</header>"
     )
 
@@ -109,8 +123,8 @@ def summary(facts: Facts) -> str:
     """Return a sentence and a card for each tier."""
     if not facts.tiers:
         return (
-            "<section><p class=lead>No request arrived in this time: nothing was promised to "
-            "anyone, and nothing was broken.</p></section>"
+            "<section><p class=lead>No request arrived in this time: there is nothing to judge."
+            "</p></section>"
         )
     return "".join(_summary_of(facts, tier) for tier in facts.tiers)
 
@@ -142,7 +156,7 @@ def _summary_of(facts: Facts, tier: str) -> str:
             fig("bad", "count"),
             f"of {fig('allowed', 'number')} that the promise leaves room for",
         ),
-        ("Budget left", fig("left_share", "percent"), f"{fig('left', 'number')} requests"),
+        ("Budget left", fig("left_share", "share"), f"{fig('left', 'number')} requests"),
         ("Burn", fig("burn", "number"), "1.00 spends the budget exactly"),
     ]
     tiles = "".join(
@@ -160,27 +174,23 @@ def promises(facts: Facts) -> str:
             (
                 figure(n, line, "tier", "text"),
                 figure(n, line, "tier_version", "count"),
-                figure(n, line, "changed_at", "when"),
-                figure(n, line, "until", "when") if line["until"] else "the end",
-                figure(n, line, "ttft_ms", "ms"),
-                "+ " + figure(n, line, "ttft_ms_per_1k_prompt_tokens", "ms"),
-                figure(n, line, "tbt_ms", "ms"),
-                "from token to token" if line["tbt_mode"] == "gap" else "from the first token on",
+                figure(n, line, "changed_at", "minute"),
+                figure(n, line, "until", "minute") if line["until"] else "the end",
+                f"{figure(n, line, 'ttft_ms', 'ms')} + "
+                f"{figure(n, line, 'ttft_ms_per_1k_prompt_tokens', 'ms')} per 1,000 prompt tokens",
+                f"{figure(n, line, 'tbt_ms', 'ms')}, {_MODES[str(line['tbt_mode'])]}",
                 figure(n, line, "target", "objective"),
             )
         )
     if not rows:
         return ""
-    head = (
-        *("Tier", "Version", "In force from", "until", "First token within"),
-        *("per 1,000 prompt tokens", "Between tokens", "timed", "Share of requests"),
-    )
+    head = ("Tier", "Version", "In force from", "until", "First token within", "Between tokens")
     return (
         "<section><h2>What was promised</h2>"
-        + table(head, rows, "What was promised", 1)
+        + table((*head, "Requests"), rows, "What was promised", 6)
         + "<p>A request keeps its promises when its first token is in time and at most 1 of 100 "
         "later tokens is late, by the version of the tier that it was served by. Answers that "
-        "are sent whole are timed from their first token on. Times are UTC.</p></section>"
+        "are sent whole are timed overall. Times are UTC.</p></section>"
     )
 
 
@@ -192,7 +202,7 @@ def kept(facts: Facts) -> str:
         for objective in Objective:
             n, line = facts.one("budget", window=SPAN, tier=tier, objective=objective.value)
             forms = {"counted": "count", "bad": "count", "attainment": "percent"}
-            forms |= {"allowed": "number", "left": "number", "left_share": "percent"}
+            forms |= {"allowed": "number", "left": "number", "left_share": "share"}
             forms |= {"burn": "number", "kept": "kept"}
             cells = [figure(n, line, name, form) for name, form in forms.items()]
             rows.append((OBJECTIVES[objective.value], *cells))
@@ -214,7 +224,7 @@ def _windows(facts: Facts, tier: str) -> str:
             continue
         name = str(line["window"])
         label = name if name in ("week", "month") else f"last {name}"
-        cells = [figure(n, line, "since", "when"), figure(n, line, "until", "when")]
+        cells = [figure(n, line, name, "minute") for name in ("since", "until")]
         forms = {"counted": "count", "bad": "count", "attainment": "percent", "burn": "number"}
         cells += [figure(n, line, field, form) for field, form in forms.items()]
         rows.append((label, *cells))
@@ -275,15 +285,17 @@ def outcomes(facts: Facts) -> str:
     rows = []
     for outcome, (place, rule) in RULES.items():
         cells = [figure(n, line, outcome.value, "count") for n, line in tiers]
-        rows.append((outcome.value, place, rule, *cells))
+        rows.append((outcome.value, *cells, place, rule))
     for name, label in (("offered", "all offered"), ("counted_all", "counted")):
-        rows.append((label, "", "", *(figure(n, line, name, "count") for n, line in tiers)))
+        if tiers:
+            cells = [figure(n, line, name, "count") for n, line in tiers]
+            rows.append((label, *cells, "", ""))
     number, head = facts.one("report")
     parts = [
         f"<section><h2>What counts</h2><p>Rule {figure(number, head, 'rule', 'text')}: every "
         "request that was offered counts, but for what the client did itself.</p>",
         table(
-            ("Ended", "Counts", "Rule", *map(esc, facts.tiers)), rows, "What counts and what not", 3
+            ("Ended", *map(esc, facts.tiers), "Counts", "Rule"), rows, "What counts and what not", 9
         ),
     ]
     reasons = [
@@ -354,7 +366,7 @@ def checking(facts: Facts) -> str:
     """Return how to check all this."""
     _, total = facts.one("total")
     return (
-        "<section><h2>How to check this</h2>"
+        "<section class=check><h2>How to check this</h2>"
         "<p>This page holds the facts of every request. With the command of any Tiergate, at "
         "yours or at ours, save it as a file and run</p><pre>tiergate slo verify report.html</pre>"
         "<p>It judges each request again from its raw times, adds everything up again, and "

@@ -16,7 +16,7 @@ from tenants.slo_report_sums import BARS
 WIDTH, LEFT, RIGHT = 760, 58, 12
 PLOT = WIDTH - LEFT - RIGHT
 _HEIGHTS = (96, 96, 96)
-_GAP = 34
+_GAP = 46
 _NICE = (1, 2, 5)
 
 
@@ -36,7 +36,7 @@ def days_chart(
     bad = [int(day.get("bad_all", 0)) for day in found]
     offered = [int(day.get("offered", 0)) for day in found]
     step = PLOT / num
-    top = 22
+    top = 30
     parts = [_attainment(top, step, counted, bad, target)]
     top += _HEIGHTS[0] + _GAP
     if target is not None and target < 1 and any(counted):
@@ -70,8 +70,8 @@ def _attainment(
             f'<line class="goal" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
         )
         parts.append(
-            f'<text class="goal" x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end">'
-            f"promised {percent_of(target)} %</text>"
+            f'<text class="goal" x="{WIDTH - RIGHT}" y="{top - 16:.1f}" text-anchor="end">'
+            f"- - promised {percent_of(target)} %</text>"
         )
     width = max(1.0, min(step * 0.7, 22))
     for i, share in enumerate(shares):
@@ -152,7 +152,7 @@ def _dates(top: float, step: float, starts: Sequence[datetime]) -> str:
 def speed_chart(bars: Sequence[int], what: str, tier: str) -> str:
     """Return how many requests used how much of the time they were promised; 100 % is the end."""
     most = max([*bars, 1])
-    height, top = 110, 22
+    height, top = 110, 34
     step = PLOT / BARS
     parts = [_title(top, what)]
     for i, count in enumerate(bars):
@@ -171,7 +171,7 @@ def speed_chart(bars: Sequence[int], what: str, tier: str) -> str:
     parts.append(f'<line class="goal" x1="{middle}" x2="{middle}" y1="{top - 8}" y2="{base}"/>')
     for power in range(-5, 6):
         x = middle + 2 * power * step
-        share = f"{100 * 2**power:g} %" if power > -4 else f"{100 * 2**power:.0f} %"
+        share = f"{100 * 2**power:,g} %" if power > -4 else f"{100 * 2**power:.0f} %"
         parts.append(f'<text x="{x:.1f}" y="{base + 17}" text-anchor="middle">{share}</text>')
     label = f"Tier {tier}: {what}; {sum(bars[: BARS // 2])} in time, {sum(bars[BARS // 2 :])} late"
     return _svg(base + 26, label, parts)
@@ -188,7 +188,7 @@ def _nice(value: float) -> float:
 
 
 def _title(top: float, text: str) -> str:
-    return f'<text class="title" x="0" y="{top - 10:.1f}">{esc(text)}</text>'
+    return f'<text class="title" x="0" y="{top - 16:.1f}">{esc(text)}</text>'
 
 
 def _rule(y: float, text: str) -> str:

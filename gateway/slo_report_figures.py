@@ -37,17 +37,16 @@ def shown(text: str, form: str) -> str:
         return NONE
     if form in ("count", "number"):
         return grouped(Fraction(text), 0 if form == "count" else 2)
-    if form == "percent":
-        whole, _, decimals = grouped(Fraction(text) * 100, 4).partition(".")
-        return f"{whole}.{decimals[:2]}{decimals[2:].rstrip('0')} %"
+    if form in ("percent", "share"):
+        return f"{grouped(Fraction(text) * 100, 3 if form == 'percent' else 1)} %"
     if form == "objective":
         return f"{percent_of(Fraction(text))} %"
     if form == "ns":
         return f"{grouped(Fraction(text) / 1_000_000, 1)} ms"
     if form == "ms":
         return f"{grouped(Fraction(text), 0)} ms"
-    if form == "when":
-        return f"{text[:10]} {text[11:19]}"
+    if form in ("when", "minute"):
+        return f"{text[:10]} {text[11 : 19 if form == 'when' else 16]}"
     return text[:10] if form == "day" else text
 
 

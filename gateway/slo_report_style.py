@@ -18,7 +18,7 @@ body {
   margin: 0; background: var(--page); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
 }
-main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
 header { border-bottom: 2px solid var(--text); padding-bottom: 16px; margin-bottom: 24px; }
 h1 { font-size: 34px; line-height: 1.2; margin: 4px 0 8px; overflow-wrap: anywhere; }
 h2 { font-size: 22px; line-height: 1.3; margin: 0 0 12px; }
@@ -40,15 +40,16 @@ data { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 0 0 12px; }
 .scroll:focus-visible { outline: 2px solid var(--good); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th, td { text-align: left; vertical-align: top; padding: 7px 14px 7px 0; }
+th, td { text-align: left; vertical-align: top; padding: 7px 16px 7px 0; white-space: nowrap; }
+.w { white-space: normal; min-width: 30ch; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 1px solid var(--text); }
 tbody th { font-weight: 600; }
 tbody th, tbody td { border-bottom: 1px solid var(--edge); }
-.n { text-align: right; white-space: nowrap; }
+.n { text-align: right; }
 figure { margin: 0 0 24px; }
 figcaption { font-weight: 600; margin-bottom: 8px; }
-svg { display: block; width: 100%; min-width: 620px; height: auto; }
+svg { display: block; width: 100%; min-width: 620px; max-width: 900px; height: auto; }
 svg text { font-size: 12px; fill: var(--soft); font-family: inherit; }
 svg .title { fill: var(--text); font-weight: 600; font-size: 13px; }
 svg .good { fill: var(--good); }
@@ -77,7 +78,8 @@ ul { margin: 0; padding-left: 20px; }
   th, td { padding: 4px 8px 4px 0; }
   .scroll { overflow: visible; }
   svg { min-width: 0; }
-  figure, tr, .card { break-inside: avoid; }
+  .cards { grid-template-columns: repeat(4, 1fr); }
+  figure, tr, .card, .check { break-inside: avoid; }
   h2, h3, figcaption { break-after: avoid; }
 }
 """

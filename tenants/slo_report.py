@@ -53,7 +53,7 @@ _REQUEST = (
     *("id", "request_id", "key_id", "model", "operation", "tier_asked", "tier", "tier_version"),
     *("arrival", "outcome", "reason", "stream", "prompt_tokens", "output_tokens", "total_ns"),
     *("queue_ns", "ttft_ns", "ttft_due_ns", "gaps", "late_gaps", "tbt_ns", "tbt_mode"),
-    *("needed_tbt_ns", "draw", "met", "ttft_met", "tbt_met", "available"),
+    *("needed_tbt_ns", "draw", "met", "ttft_met", "tbt_met", "available", "eased", "trace_id"),
 )
 _PROMISE = ("ttft_ms", "ttft_ms_per_1k_prompt_tokens", "tbt_ms")
 COLUMNS = (

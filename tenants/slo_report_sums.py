@@ -26,7 +26,7 @@ PERCENTILES = (50, 90, 95, 99)
 SPAN = "span"
 # Bars of the picture of how much of the time allowed was used: half powers of two around 1.
 BARS = 24
-EASED, SAVED = "eased", "eased_met"
+EASED, SAVED = "eased_count", "eased_met"
 
 Value = str | int | bool
 Line = dict[str, Value]
@@ -199,7 +199,9 @@ class Sums:
         tbt = version.tier.tbt_ms * MS
         if (record.ttft_due_ns, record.tbt_ns) == (due, tbt):
             return "tier"
-        return "eased" if record.ttft_due_ns >= due and record.tbt_ns >= tbt else "tighter"
+        if record.ttft_due_ns < due or record.tbt_ns < tbt:
+            return "tighter"
+        return "eased" if record.eased else "looser"
 
     def _is_met_as_promised(self, record: SloRecord) -> bool:
         """True where an eased request would have met its tier's own promise as well."""

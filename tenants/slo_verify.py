@@ -255,7 +255,7 @@ def _sums(
         where = {"window": window, "since": stamp(since), "until": stamp(until), "tier": tier}
         counts = {name: str(tally.get(name, 0)) for name in TALLIES}
         if window == "span":
-            counts["eased"] = str(again.eased_count[tier])
+            counts["eased_count"] = str(again.eased_count[tier])
             counts["eased_met"] = str(_only_eased(again, tier, versions))
         walk.expect({"record": "counts", **where, **counts})
         if window == "day":

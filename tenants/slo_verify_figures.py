@@ -20,12 +20,8 @@ def _grouped(text: str, decimals: int) -> str:
     return f"{cut:,f}"
 
 
-def _percent(text: str) -> str:
-    """Return a share as percent; at least two decimals, as many as there are up to four."""
-    shown = _grouped(str(Decimal(text) * 100), 4)
-    while shown.endswith("0") and shown[-3] != ".":
-        shown = shown[:-1]
-    return f"{shown} %"
+def _percent(text: str, decimals: int) -> str:
+    return f"{_grouped(str(Decimal(text) * 100), decimals)} %"
 
 
 def _objective(text: str) -> str:
@@ -40,11 +36,13 @@ _FORMS: dict[str, Callable[[str], str]] = {
     "text": lambda text: text or _NONE,
     "count": lambda text: _grouped(text, 0) if text else _NONE,
     "number": lambda text: _grouped(text, 2) if text else _NONE,
-    "percent": lambda text: _percent(text) if text else _NONE,
+    "percent": lambda text: _percent(text, 3) if text else _NONE,
+    "share": lambda text: _percent(text, 1) if text else _NONE,
     "objective": lambda text: _objective(text) if text else _NONE,
     "ns": lambda text: f"{_grouped(str(Decimal(text).scaleb(-6)), 1)} ms" if text else _NONE,
     "ms": lambda text: f"{_grouped(text, 0)} ms" if text else _NONE,
     "when": lambda text: f"{text[:10]} {text[11:19]}" if text else _NONE,
+    "minute": lambda text: f"{text[:10]} {text[11:16]}" if text else _NONE,
     "day": lambda text: text[:10] if text else _NONE,
     "verdict": _verdict,
     "kept": lambda text: {"true": "kept", "false": "not kept"}.get(text, "nothing counted"),

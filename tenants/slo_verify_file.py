@@ -35,14 +35,14 @@ FACTS = (
     *("id", "request_id", "key_id", "model", "operation", "tier_asked", "tier", "tier_version"),
     *("arrival", "outcome", "reason", "stream", "prompt_tokens", "output_tokens", "total_ns"),
     *("queue_ns", "ttft_ns", "ttft_due_ns", "gaps", "late_gaps", "tbt_ns", "tbt_mode"),
-    *("needed_tbt_ns", "draw", "met", "ttft_met", "tbt_met", "available"),
+    *("needed_tbt_ns", "draw", "met", "ttft_met", "tbt_met", "available", "eased", "trace_id"),
 )
 PROMISES = ("ttft_ms", "ttft_ms_per_1k_prompt_tokens", "tbt_ms")
 HASHED = (
     *("record", "rule", "since", "until", "tenant_id", "tenant", "organisation"),
     *("window", "objective", "measure", "promise", *FACTS, "changed_at", "target", *PROMISES),
     *(name for name in TALLIES if name not in FACTS),
-    *("eased", "eased_met", "counted", "bad", "attainment", "allowed", "left", "left_share"),
+    *("eased_count", "eased_met", "counted", "bad", "attainment", "allowed", "left", "left_share"),
     *("burn", "kept", "p50", "p90", "p95", "p99", "max", "requests", "unrecorded"),
 )
 _FACTS_BEGIN = '<script type="text/plain" id="tiergate-slo-facts">'

@@ -31,9 +31,9 @@ from tenants.slo_verify_file import FACTS, PROMISES, TALLIES, Cells, Differs
 from tenants.slo_verify_sums import Facts, stamp, tally_of, verdicts
 
 _BATCH = 500
-_BOOLS = ("stream", "met", "ttft_met", "tbt_met", "available")
+_BOOLS = ("stream", "met", "ttft_met", "tbt_met", "available", "eased")
 _TEXTS = ("id", "request_id", "key_id", "model", "operation", "tier_asked", "tier")
-_MORE_TEXTS = ("outcome", "reason", "tbt_mode")
+_MORE_TEXTS = ("outcome", "reason", "tbt_mode", "trace_id")
 _INTS = [n for n in FACTS if n not in (*_BOOLS, *_TEXTS, *_MORE_TEXTS, "arrival")]
 _AT = DateTime(timezone=True)
 _RECORDS = table(

@@ -32,8 +32,9 @@ _WORDS = {"": None, "true": True, "false": False}
 
 Tally = defaultdict[str, int]
 Window = tuple[str, datetime, datetime]
-# Tier, version, prompt tokens, due, TBT, its mode, stream, what the file says of it.
-Kind = tuple[str, int, int, int, int, str, bool, str]
+# Tier, version, prompt tokens, due, TBT, its mode (empty: no gaps), stream, whether the client has
+# eased it, and what the file says of it.
+Kind = tuple[str, int, int, int, int, str, bool, bool, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Facts:
     gap_due: int
     gap_mode: str
     needed: int | None
+    eased: bool
     tier: str
     asked: str
     version: int
@@ -72,6 +74,7 @@ def facts_of(where: str, line: Mapping[str, str]) -> Facts:
         gap_due=whole(where, line, "tbt_ns"),
         gap_mode=line.get("tbt_mode", ""),
         needed=whole(where, line, "needed_tbt_ns") if line.get("needed_tbt_ns") else None,
+        eased=line.get("eased") == "true",
         tier=line.get("tier", ""),
         asked=line.get("tier_asked", ""),
         version=whole(where, line, "tier_version"),
@@ -80,6 +83,8 @@ def facts_of(where: str, line: Mapping[str, str]) -> Facts:
         raise Differs(f"{where}: {facts.outcome!r} is no way for a request to end")
     if facts.late > facts.gaps:
         raise Differs(f"{where}: more gaps are late than there are")
+    if (facts.needed is None) != (facts.gaps == 0):
+        raise Differs(f"{where}: needed_tbt_ns goes with gaps, of which there are {facts.gaps}")
     if facts.needed is not None and (facts.needed <= facts.gap_due) != _is_steady(facts):
         raise Differs(
             f"{where}: {facts.late} of {facts.gaps} gaps late does not fit needed_tbt_ns "
@@ -176,7 +181,8 @@ class Again:
                     (facts.tier, facts.version, facts.prompt_tokens, first, facts.needed)
                 )
         kind = (facts.tier, facts.version, facts.prompt_tokens, facts.due, facts.gap_due)
-        self.promises.setdefault((*kind, facts.gap_mode, facts.stream, said), where)
+        mode = facts.gap_mode if facts.gaps else ""
+        self.promises.setdefault((*kind, mode, facts.stream, facts.eased, said), where)
 
     def _windows(self, arrival: datetime) -> Iterator[Window]:
         yield ("span", self.since, self.until)
@@ -246,7 +252,7 @@ def promised_of(where: str, line: Mapping[str, str]) -> Promised:
 
 def check_promise(where: str, facts: Kind, version: Promised | None) -> None:
     """Raise `Differs` unless requests of this kind were judged by what their tier promised."""
-    tier, number, prompt, due, gap_due, mode, stream, said = facts
+    tier, number, prompt, due, gap_due, mode, stream, eased, said = facts
     if version is None:
         state = "unknown"
     else:
@@ -257,9 +263,15 @@ def check_promise(where: str, facts: Kind, version: Promised | None) -> None:
                 f"{owed} and {gap_owed} ns that version {number} of tier {tier} promises"
             )
         must = version.gap_mode if stream else "stream"
-        if mode != must:
+        if mode not in ("", must):
             raise Differs(f"{where}: its tokens are timed by {mode!r}, the promise is {must!r}")
         state = "tier" if (due, gap_due) == (owed, gap_owed) else "eased"
+        if state == "eased" and not eased:
+            raise Differs(
+                f"{where}: it is judged by {due} and {gap_due} ns, later than the {owed} and "
+                f"{gap_owed} ns that version {number} of tier {tier} promises, and its client did "
+                "not ask for that"
+            )
     if said != state:
         raise Differs(f"{where}: promise is {said!r} in the file, by the facts it is {state!r}")
 

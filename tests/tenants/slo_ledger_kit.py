@@ -86,13 +86,18 @@ class Slos:
             now=self.now - timedelta(days=15),
         )
 
-    async def fill(self, count: int, days: float = 39.9, *, names: tuple[str, ...] = ()) -> None:
-        """Offer `count` requests, spread over the days before now; every case is among them."""
+    async def fill(
+        self, count: int, days: float = 39.9, *, names: tuple[str, ...] = (), every: int = 4
+    ) -> None:
+        """Offer `count` requests, spread over the days before now; every case is among them.
+
+        One in `every` goes through the cases, the others are good ones.
+        """
         draw = random.Random(7)
         whose = names or tuple(self.tenants)
         records = []
         for i in range(count):
-            case = CASES[i % len(CASES)] if i % 4 == 0 else CASES[draw.randrange(GOOD)]
+            case = CASES[i // every % len(CASES)] if i % every == 0 else CASES[draw.randrange(GOOD)]
             age = timedelta(days=days) * draw.random() ** 2
             records.append(
                 await self.record(i, case, whose[i % len(whose)], self.now - age - MICRO)
@@ -112,7 +117,8 @@ class Slos:
         prompt = 37 * (i % 60)
         base, more = {"premium": ((500, 400)[version - 1], 250), "free": (2000, 1000)}[tier]
         due = base * MS + more * prompt * 1000
-        if i % 23 == 0:
+        is_eased = i % 23 == 0
+        if is_eased:
             due += 250 * MS  # the client was content to wait
         mode = "gap" if tier == "premium" and i % 5 else "stream"
         tbt = {"premium": 100, "free": 500}[tier] * MS
@@ -150,6 +156,8 @@ class Slos:
             ttft_met=case.ttft_met,
             tbt_met=case.tbt_met,
             available=case.available,
+            eased=is_eased,
+            trace_id=f"{i:032x}" if i % 2 else "",
         )
 
     def known(
