@@ -177,6 +177,8 @@ def prometheus(
         "--config.file=prometheus.yml",
         "--storage.tsdb.path=data",
         f"--web.listen-address={at}",
+        # What was sent before Alertmanager was discovered is sent again in a minute by default.
+        "--rules.alert.resend-delay=1s",
         "--log.level=warn",
     ]
     with _process(command, folder, f"http://{at}/-/ready"):
