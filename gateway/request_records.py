@@ -22,6 +22,7 @@ from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
 from gateway.wishes import NO_WISHES
 from tenants.slo import LATE_SHARE
+from tenants.slo import Verdict as Judged
 
 MOST_SERVED = 2_000
 MOST_REFUSED = 1_000
@@ -83,6 +84,7 @@ class DoorRecord:
         "is_eased",
         "is_paced",
         "is_stream",
+        "judged",
         "key_id",
         "max_tokens",
         "model",
@@ -110,6 +112,7 @@ class DoorRecord:
         self.model = plan.heading.model
         self.tenant_id = plan.principal.tenant.id
         self.key_id = plan.principal.key_id
+        self.judged: Judged | None = None  # once it is over
         trace = CURRENT.get()
         self.trace_id = "" if trace is None else trace.trace_id
         self.arrival: datetime = plan.arrival

@@ -37,7 +37,6 @@ def request_fields(
 
 def summary_fields(door: DoorRecord) -> dict[str, Any]:
     """Return one line of the list of requests."""
-    met = [choice.is_met for choice in door.choices]
     firsts = [ns for choice in door.choices if (ns := _first_ns(choice)) is not None]
     return {
         "id": door.id,
@@ -49,7 +48,7 @@ def summary_fields(door: DoorRecord) -> dict[str, Any]:
         "outcome": door.outcome or "open",
         "reason": door.reason or None,
         "ttft_ms": _since(min(firsts, default=None), door.arrival_ns),
-        "met": None if None in met or door.refused_ns is not None else all(met),
+        "met": None if door.judged is None else door.judged.met,
     }
 
 

@@ -8,6 +8,7 @@ behind what was promised and not kept.
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
@@ -19,6 +20,7 @@ from gateway.stopwatch import needed_tbt_ns
 from tenants.ids import new_id
 from tenants.slo import DRAWS, LATE_SHARE, Outcome, SloRecord, judge
 
+MOST_LATEST = 20_000  # some minutes' worth
 INTERRUPTED = "interrupted"  # of an answer whose process died
 _LIMITED = (Problem.RATE_LIMITED.value, Problem.INSUFFICIENT_QUOTA.value)
 _FIRST_SERVER_ERROR = 500
@@ -107,6 +109,7 @@ class SloDesk:
         self._clock = clock
         self._keep = keep
         self._open: dict[str, DoorRecord] = {}
+        self.latest: deque[SloRecord] = deque(maxlen=MOST_LATEST)  # in the order of their ends
 
     def began(self, door: DoorRecord) -> None:
         """A request was understood; `ended` must follow."""
@@ -116,6 +119,8 @@ class SloDesk:
         """It is over; returns its record."""
         self._open.pop(door.id, None)
         record = answer_record(door, outcome, reason, now_ns)
+        door.judged = record.verdict
+        self.latest.append(record)
         self._keep(record)
         return record
 

@@ -139,7 +139,7 @@ async def test_a_refused_request_is_told_with_its_reason_and_its_hint(tmp_path: 
         assert (await first).status_code == 200
         listed = (await door.http.get("/admin/api/requests", headers=admin(door))).json()
         outcomes = [(row["outcome"], row["reason"], row["met"]) for row in listed["requests"]]
-        assert outcomes[0] == ("saturated", "saturated", None)
+        assert outcomes[0] == ("saturated", "saturated", False)
         assert outcomes[1][0] == "ok"
         one = await door.http.get("/admin/api/requests?limit=1", headers=admin(door))
         assert one.json()["requests"] == listed["requests"][:1]
