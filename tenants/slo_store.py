@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tenants.database import Database
 from tenants.slo import COUNT_FIELDS, DRAWS, Outcome, SloCounts, SloRecord, count_names
 from tenants.slo_models import SloCount, SloRow
-from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, floor_to, pieces
+from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, ceil_to, floor_to, pieces
 
 # Rows are made ready in the caller's thread, which has streams to serve: a few at a time.
 ROWS_PER_STATEMENT = 50
@@ -298,7 +298,8 @@ async def sample_records(
 
     It reads the records of so many `draw` numbers as `want` needs, each by the index.
     """
-    total = (await counts(database, floor_to(since, HOUR), until, tier=tier)).get(tier)
+    span = floor_to(since, HOUR), ceil_to(until, MINUTE)
+    total = (await counts(database, *span, tier=tier)).get(tier)
     offered = 0 if total is None else total.offered
     if offered == 0:
         return [], 1.0
@@ -333,10 +334,12 @@ async def prune_minutes(database: Database, before: datetime) -> int:
 async def _read(database: Database, query: Select[Any]) -> list[SloRecord]:
     async with database.read() as session:
         rows = (await session.execute(query)).all()
-    return [
-        SloRecord(**{**dict(zip(_FIELDS, row, strict=True)), "outcome": Outcome(row[_OUTCOME])})
-        for row in rows
-    ]
+    return [_record_of(list(row)) for row in rows]
+
+
+def _record_of(values: list[Any]) -> SloRecord:
+    values[_OUTCOME] = Outcome(values[_OUTCOME])
+    return SloRecord(*values)
 
 
 def _counts_of(row: SloCount) -> SloCounts:
