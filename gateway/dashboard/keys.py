@@ -32,6 +32,7 @@ from gateway.routes.admin_keys import (
 )
 from gateway.routes.admin_limits import visible_limits
 from gateway.routes.admin_tenants import visible_tenant
+from gateway.services import Services
 from tenants.limits import DIMENSIONS
 from tenants.values import IssuedKey, KeyRecord, Scope, TenantRecord
 
@@ -118,7 +119,24 @@ async def make_key(request: Request, tenant: str) -> Response:
             issued = await made_key(request, owner.id, body)
     if issued is None:
         return _key_form(request, form, owner, None, 422)
-    return page(request, "keys/shown.html", status=CREATED, issued=issued, tenant=owner, old=None)
+    return _shown(request, issued, owner, None)
+
+
+def _shown(
+    request: Request, issued: IssuedKey, tenant: TenantRecord, old: KeyRecord | None
+) -> Response:
+    services: Services = request.app.state.services
+    info = services.host.engine.info
+    return page(
+        request,
+        "keys/shown.html",
+        status=CREATED,
+        issued=issued,
+        tenant=tenant,
+        old=old,
+        base_url=desk_of(request).url or f"{request.url.scheme}://{request.url.netloc}",
+        model="builtin" if info is None else info.model,
+    )
 
 
 def _key_form(
@@ -238,14 +256,7 @@ async def rotate_key(request: Request, key: str) -> Response:
     if rotation is None:
         return _rotation_form(request, form, record, 422)
     owner = await desk_of(request).repository.get_tenant(record.tenant_id)
-    return page(
-        request,
-        "keys/shown.html",
-        status=CREATED,
-        issued=rotation.issued,
-        tenant=owner,
-        old=rotation.old,
-    )
+    return _shown(request, rotation.issued, owner, rotation.old)
 
 
 def _rotation_form(request: Request, form: Form, key: KeyRecord, status: int = 200) -> Response:

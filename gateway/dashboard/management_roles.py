@@ -55,6 +55,7 @@ _SAME: Mapping[tuple[str, str], tuple[str, str]] = {
     ("GET", "/tiers/{tier}/change"): ("PATCH", _TIER),
     ("POST", "/tiers/{tier}/change"): ("PATCH", _TIER),
     # what was used and done
+    ("GET", "/slo"): ("GET", f"{V1}/slo"),
     ("GET", "/usage"): ("GET", f"{V1}/usage/export"),
     ("GET", "/audit"): ("GET", f"{V1}/audit"),
     # users
@@ -77,7 +78,6 @@ MANAGEMENT: Mapping[tuple[str, str], Access] = MappingProxyType(
     | {
         # What becomes of others' requests is nothing for a tenant's viewer.
         ("GET", "/admin/tiers/{tier}/preview"): VIEWER,
-        ("GET", "/admin/slo"): ACCESS["GET", f"{V1}/tenants"],
         ("GET", "/admin/settings"): VIEWER,
     }
 )

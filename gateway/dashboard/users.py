@@ -170,12 +170,11 @@ async def change_state(request: Request, user: str) -> Response:
     record = await _user(request, user)
     form = await read_form(request, "disabled")
     body = UserChange(disabled=form["disabled"] == "true")
-    changed = None
     with form.told():
-        changed = await changed_user(request, record.id, body)
-    if changed is None:
+        await changed_user(request, record.id, body)
+    if form.errors:
         return page(request, "users/state.html", status=422, user=record, form=form)
-    said = "is shut out, and logged out everywhere" if changed.disabled_at else "may log in again"
+    said = "is shut out, and logged out everywhere" if body.disabled else "may log in again"
     return go(request, f"/admin/users/{record.id}", f"User {record.name} {said}.")
 
 
