@@ -187,7 +187,7 @@ def promises(facts: Facts) -> str:
     head = ("Tier", "Version", "In force from", "until", "First token within", "Between tokens")
     return (
         "<section><h2>What was promised</h2>"
-        + table((*head, "Requests"), rows, "What was promised", 6)
+        + table((*head, "Share of requests"), rows, "What was promised", 6)
         + "<p>A request keeps its promises when its first token is in time and at most 1 of 100 "
         "later tokens is late, by the version of the tier that it was served by. Answers that "
         "are sent whole are timed overall. Times are UTC.</p></section>"

@@ -201,7 +201,7 @@ def _tier_lines(sums: Sums) -> Iterator[Line]:
     for tier in sorted(sums.tiers):
         known = sums.versions.of(tier)
         at_end = sums.versions.in_force(tier, sums.until)
-        for version, following in zip(known, [*known[1:], None], strict=True):
+        for version, following in zip(known, [*known, None][1:], strict=True):
             key = (tier, version.tier.version)
             was_over = following is not None and following.changed_at <= sums.since
             in_force = version.changed_at < sums.until and not was_over
