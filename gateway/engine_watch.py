@@ -1,13 +1,13 @@
 """What the engine has been doing in the last seconds, from its own snapshots and step records.
 
-It keeps a handful of numbers a second for some seconds, and no request. Totals of the engine
+It keeps a handful of numbers a second for some minutes, and no request. Totals of the engine
 become rates; an engine that was restarted begins anew.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.core.clock import NS_PER_MS, NS_PER_S
@@ -15,6 +15,7 @@ from engine.core.stats import Snapshot, StepStats
 
 EVERY_NS = NS_PER_S
 NUM_SAMPLES = 11  # ten seconds between the oldest and the newest
+NUM_KEPT = 301  # for charts
 
 # Totals of a snapshot -> their name as a rate.
 RATES = {
@@ -53,6 +54,7 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque(maxlen=NUM_SAMPLES)
+        self._history: deque[tuple[int, Snapshot]] = deque(maxlen=NUM_KEPT)
         self._count = self._busy_ns = self._predicted_ns = self._judged_ns = 0
         self._longest: deque[int] = deque([0], maxlen=NUM_SAMPLES)  # by second
 
@@ -78,7 +80,12 @@ class EngineWatch:
             elif now_ns - last.at_ns < EVERY_NS:
                 return
         self._samples.append(_Sample(now_ns, snapshot, self._steps()))
+        self._history.append((now_ns, replace(snapshot, load=None)))
         self._longest.append(0)
+
+    def history(self) -> list[tuple[int, Snapshot]]:
+        """Return a snapshot a second of the last minutes, without loads, the oldest first."""
+        return list(self._history)
 
     def _steps(self) -> _Steps:
         longest_ns = max(self._longest)

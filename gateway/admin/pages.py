@@ -53,7 +53,7 @@ def listed(
             "object": "list",
             "data": data,
             "has_more": has_more,
-            "next_cursor": None if last is None else _encoded(place(last)),
+            "next_cursor": None if last is None else encoded(place(last)),
         }
     )
 
@@ -102,7 +102,8 @@ def etag(tier: TierRecord) -> str:
     return f'"{tier.version}"'
 
 
-def _encoded(place: list[str]) -> str:
+def encoded(place: list[str]) -> str:
+    """Return a place as a cursor."""
     return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
 
 

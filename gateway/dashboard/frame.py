@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
@@ -24,6 +24,9 @@ from gateway.dashboard.filters import FILTERS
 from gateway.dashboard.navigation import active, entries_for
 from gateway.dashboard.roles import PAGES
 from tenants.values import Role
+
+if TYPE_CHECKING:
+    from gateway.dashboard.live import Live
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -49,6 +52,7 @@ class Frame:
 
     def __init__(self) -> None:
         self.assets = Assets()
+        self.live: Live | None = None  # made with the first page that is
         self.templates = Environment(
             loader=FileSystemLoader(ADMIN / "templates"),
             autoescape=select_autoescape(default=True, default_for_string=True),

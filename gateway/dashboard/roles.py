@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gateway.admin.roles import ANYONE, EVERY_USER, VIEWER, Access
+from gateway.dashboard.management_roles import MANAGEMENT
 
 PAGES: Mapping[tuple[str, str], Access] = MappingProxyType(
     {
@@ -22,5 +23,9 @@ PAGES: Mapping[tuple[str, str], Access] = MappingProxyType(
         # what goes on
         ("GET", "/admin"): EVERY_USER,
         ("GET", "/admin/live/{page}"): VIEWER,
+        ("GET", "/admin/requests"): EVERY_USER,
+        ("GET", "/admin/requests/{request_id}"): EVERY_USER,
+        ("GET", "/admin/engine"): VIEWER,
     }
+    | dict(MANAGEMENT)
 )

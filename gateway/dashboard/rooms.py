@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from gateway.dashboard import login, overview, static
+from gateway.dashboard import (
+    audit,
+    engine,
+    keys,
+    limits,
+    live,
+    login,
+    overview,
+    requests,
+    settings,
+    slo,
+    static,
+    story,
+    tenants,
+    tiers,
+    usage,
+    users,
+)
 
 
 def page_routers() -> list[APIRouter]:
@@ -13,4 +30,17 @@ def page_routers() -> list[APIRouter]:
         login.router,
         static.router,
         overview.router,
+        live.router,
+        requests.router,
+        story.router,
+        engine.router,
+        tenants.router,
+        keys.router,
+        limits.router,
+        tiers.router,
+        slo.router,
+        usage.router,
+        audit.router,
+        settings.router,
+        users.router,
     ]

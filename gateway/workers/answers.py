@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from gateway.dashboard.points import dots_since
 from gateway.request_stories import REQUEST, REQUESTS, own_requests, own_story
 from gateway.workers.metrics import merge
 from gateway.workers.peers import Answerer
@@ -15,7 +16,7 @@ from gateway.workers.peers import Answerer
 if TYPE_CHECKING:
     from gateway.services import Services
 
-METRICS, DOOR = "metrics", "door"
+METRICS, DOOR, DOTS = "metrics", "door", "dots"
 
 
 def answerers(services: Services) -> Mapping[str, Answerer]:
@@ -33,7 +34,10 @@ def answerers(services: Services) -> Mapping[str, Answerer]:
     async def door(_: str) -> bytes:
         return orjson.dumps(door_fields(services))
 
-    return {METRICS: metrics, REQUESTS: requests, REQUEST: request, DOOR: door}
+    async def dots(since_ms: str) -> bytes:
+        return orjson.dumps(dots_since(services.slo.latest, float(since_ms)))
+
+    return {METRICS: metrics, REQUESTS: requests, REQUEST: request, DOOR: door, DOTS: dots}
 
 
 async def all_metrics(services: Services) -> bytes:

@@ -1,8 +1,8 @@
 """What browser tests share: a real gateway with its engine under traffic, and a browser's tabs.
 
 The gateway is `tiergate serve --demo` with the built-in model in a child process, traffic comes
-from another (web_traffic.py). A `Tab` collects whatever a browser complains of (its console, the content
-security policy, requests that fail) and has no pardon: `open_tab` fails at its end.
+from another (web_traffic.py). A `Tab` collects whatever a browser complains of (its console, the
+content security policy, requests that fail) and has no pardon: `open_tab` fails at its end.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def traffic(site: Site, *, per_s: float = 4.0) -> Iterator[None]:
         process.wait()
 
 
-@dataclass(slots=True)
+@dataclass
 class Tab:
     """A page in a browser, and all that the browser has complained of."""
 
@@ -198,15 +198,19 @@ class Tab:
 
     async def until(self, condition: str, what: str) -> None:
         """Wait until an expression of JavaScript holds on the page."""
+        # Not wait_for_function: it is made of eval, which the pages' policy forbids.
         try:
-            await self.page.wait_for_function(condition, timeout=DEADLINE_S * 1000)
-        except Exception as error:
-            raise AssertionError(f"never happened: {what} ({self.page.url})") from error
+            async with asyncio.timeout(DEADLINE_S):
+                while not await self.page.evaluate(condition):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"never happened: {what} ({self.page.url})") from None
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        is_expected = any(f"status of {status}" in message.text for status in self.expected)
+        said = message.text
+        is_expected = any(f"status {of}{n}" in said for n in self.expected for of in ("", "of "))
         if not is_expected:
             self.faults.append(f"console: {message.text}")
 

@@ -6,8 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from browser_kit import CHROMIUM_FLAGS, Site, chromium, need_browser, running_site, traffic
-from playwright.async_api import Browser, async_playwright
+
+pytest.register_assert_rewrite("browser_kit")
+
+from browser_kit import (  # noqa: E402
+    CHROMIUM_FLAGS,
+    Site,
+    chromium,
+    need_browser,
+    running_site,
+    traffic,
+)
+from playwright.async_api import Browser, async_playwright  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,159 @@
+"""`/admin/live/...`: what a page shows, renewed every second while somebody looks at it.
+
+A stream sends the page's HTML as unnamed events, which replace what is on the page, and the points
+of its charts as events named `points`. It ends after some minutes, so that a login that has ended
+ends it too; the page then asks again. It does not count as use of a login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.admin.reading import nothing_there, query_of
+from gateway.admin.route import caller_of
+from gateway.dashboard import engine_view, overview_view
+from gateway.dashboard.frame import fragment, frame_of
+from gateway.dashboard.points import SPAN_S
+from gateway.dashboard.pulse import Look, Pulse
+from gateway.dashboard.route import LIVE, PageRoute
+from gateway.errors import ApiError, Problem
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+EVERY_S = 1.0
+LONGEST_S = 300.0
+STALL_S = 10.0
+MOST_STREAMS = 64
+MOST_OF_ONE = 8  # tabs of one user
+RETRY_MS = 3000
+
+Values = Callable[[Pulse, Look, Any], Mapping[str, Any]]
+# Page -> its template of what is renewed, and what that is given.
+PAGES: Mapping[str, tuple[str, Values]] = {
+    "overview": ("overview_live.html", overview_view.values),
+    "engine": ("engine_live.html", engine_view.values),
+}
+
+
+class Live:
+    """The look that all streams share, and how many there are."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.pulse = Pulse(services)
+        self._open: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Streams that are open."""
+        return self._open.total()
+
+    def enter(self, who: str) -> bool:
+        """Take a place for one more stream; False where there is none."""
+        if self._open.total() >= MOST_STREAMS or self._open[who] >= MOST_OF_ONE:
+            return False
+        self._open[who] += 1
+        return True
+
+    def leave(self, who: str) -> None:
+        """Give it back."""
+        self._open[who] -= 1
+        if not self._open[who]:
+            del self._open[who]
+
+
+def live_of(request: Request) -> Live:
+    """Return what all streams of this gateway share."""
+    frame = frame_of(request)
+    if frame.live is None:
+        frame.live = Live(request.app.state.services)
+    return frame.live
+
+
+@router.get(LIVE)
+async def live(request: Request, page: str) -> Response:
+    """Begin a stream."""
+    query_of(request)
+    if page not in PAGES:
+        raise nothing_there()
+    return LiveResponse(request, page)
+
+
+class LiveResponse(Response):
+    """The events of one page until its reader leaves, the gateway drains, or the time is over."""
+
+    def __init__(self, request: Request, page: str) -> None:
+        super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]
+        self.headers["x-accel-buffering"] = "no"
+        self._request = request
+        self._page = page
+        self._who = f"{caller_of(request).actor.kind} {caller_of(request).actor.name}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them; there is a bound on how many streams there are."""
+        live = live_of(self._request)
+        if not live.enter(self._who):
+            refusal = ApiError(
+                Problem.RATE_LIMITED, "Too many live pages are open.", retry_after_ms=RETRY_MS
+            )
+            await refusal.response()(scope, receive, send)
+            return
+        gone = asyncio.create_task(_disconnect(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with asyncio.timeout(LONGEST_S):
+                await self._send_all(live, send, gone)
+        except TimeoutError:
+            pass  # its time is over, or nobody reads: the page asks again
+        finally:
+            live.leave(self._who)
+            gone.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, live: Live, send: Send, gone: asyncio.Task[None]) -> None:
+        template, values = PAGES[self._page]
+        since_ms = 0.0
+        while not (gone.done() or live.services.admission.draining):
+            look = await live.pulse.look()
+            points = event(orjson.dumps(_points(look, since_ms)).decode(), "points")
+            since_ms = look.now.timestamp() * 1000
+            html = fragment(self._request, template, **values(live.pulse, look, live.services))
+            async with asyncio.timeout(STALL_S):
+                body = (points + event(html)).encode()
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            await asyncio.wait([gone], timeout=EVERY_S)
+
+
+def _points(look: Look, since_ms: float) -> dict[str, Any]:
+    """Return what is new since a moment; with 0 it is everything, and begins anew."""
+    return {
+        "now": round(look.now.timestamp() * 1000),
+        "span_s": SPAN_S,
+        "reset": since_ms == 0,
+        "tiers": look.tiers,
+        "dots": [dot for dot in look.dots if dot[0] > since_ms],
+        "samples": [sample for sample in look.samples if sample["t"] > since_ms],
+    }
+
+
+def event(data: str, name: str = "") -> str:
+    """Return one event of a stream."""
+    lines = "".join(f"data: {line}\n" for line in data.splitlines())
+    return (f"event: {name}\n" if name else "") + lines + "\n"
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

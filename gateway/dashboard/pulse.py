@@ -1,0 +1,127 @@
+"""One look at the whole gateway a second, however many pages watch; it sends nothing.
+
+Whoever asks within a second gets what was found for the first who asked. Promises are read from the
+ledger every few seconds only, and may be missing where it does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from engine.core.clock import NS_PER_S, utc_now
+from gateway.dashboard.doing import doing, first_line
+from gateway.dashboard.points import SPAN_S, SUMMARY_S, Dot, Sample, dots_since, samples_of
+from gateway.dashboard.promises import Promise, promises_of
+from gateway.routes.admin import describe
+from gateway.workers.answers import DOTS, all_doors
+from tenants.errors import LedgerError
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+logger = logging.getLogger(__name__)
+
+LOOK_NS = NS_PER_S * 9 // 10
+PROMISES_NS = 5 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found at one moment. `promises` is None where the ledger does not answer."""
+
+    now: datetime
+    now_ns: int
+    state: dict[str, Any]
+    workers: list[dict[str, Any]]
+    promises: list[Promise] | None
+    dots: list[Dot] = field(default_factory=list)  # of the last minutes
+    samples: list[Sample] = field(default_factory=list)
+    tiers: tuple[str, ...] = ()  # by rank
+
+    @property
+    def first_line(self) -> tuple[str, str]:
+        """Whether the gateway serves, as (kind of badge, words)."""
+        return first_line(self.state)
+
+    @property
+    def waiting_by_tier(self) -> dict[str, int]:
+        """Who waits at the doors of all workers."""
+        found = dict.fromkeys(self.tiers, 0)
+        for worker in self.workers:
+            for tier, num in worker["waiting_by_tier"].items():
+                found[tier] = found.get(tier, 0) + num
+        return found
+
+    @property
+    def latest(self) -> list[Dot]:
+        """The dots of the last minute."""
+        since = self.now.timestamp() * 1000 - SUMMARY_S * 1000
+        return [dot for dot in self.dots if dot[0] > since]
+
+
+class Pulse:
+    """The looks of one gateway; used from its event loop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = asyncio.Lock()
+        self._look: Look | None = None
+        self._promises: list[Promise] | None = None
+        self._promises_ns: int | None = None
+
+    async def look(self) -> Look:
+        """Return the present, at most a second old."""
+        async with self._lock:
+            now_ns = self._services.clock.now_ns()
+            if self._look is None or now_ns - self._look.now_ns >= LOOK_NS:
+                self._look = await self._taken(now_ns)
+            return self._look
+
+    def sentences(self, look: Look) -> list[str]:
+        """Return what the scheduler is doing, in words."""
+        snapshot = self._services.host.engine.snapshot
+        return doing(look.state["engine"], None if snapshot is None else snapshot.load)
+
+    async def _taken(self, now_ns: int) -> Look:
+        services, now = self._services, utc_now()
+        since_ms = now.timestamp() * 1000 - SPAN_S * 1000
+        tiers = sorted(services.tiers.current, key=lambda tier: (tier.rank, tier.name))
+        return Look(
+            now=now,
+            now_ns=now_ns,
+            state=describe(services),
+            workers=await all_doors(services),
+            promises=await self._promised(now_ns, now),
+            dots=await self._dots(since_ms),
+            samples=samples_of(services.watch.history(), now_ns, now),
+            tiers=tuple(tier.name for tier in tiers),
+        )
+
+    async def _dots(self, since_ms: float) -> list[Dot]:
+        """Return the dots of all workers, in the order of their ends."""
+        services = self._services
+        dots = dots_since(services.slo.latest, since_ms)
+        if services.peers.place.count > 1:
+            for answer in (await services.peers.ask(DOTS, str(since_ms))).values():
+                dots += orjson.loads(answer)
+            dots.sort(key=lambda dot: float(dot[0]))
+        return dots
+
+    async def _promised(self, now_ns: int, now: datetime) -> list[Promise] | None:
+        if self._promises_ns is None or now_ns - self._promises_ns >= PROMISES_NS:
+            services = self._services
+            try:
+                self._promises = await promises_of(
+                    services.ledger.database, services.tiers.current, now
+                )
+            except LedgerError as error:
+                logger.warning("promises cannot be read: %s", error)
+                self._promises = None
+            self._promises_ns = now_ns
+        return self._promises
