@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 from core_orders import make_order
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.policy import Rank
 from engine.core.request import Request
-from engine.core.waiting_queue import RERANKED_PER_STEP, WaitingQueue
+from engine.core.waiting_queue import (
+    MOVED_PER_LEAVING,
+    MOVED_PER_REFRESH,
+    RERANKED_PER_STEP,
+    WaitingQueue,
+)
 
 
 def make_request(name: str, length: int = 1) -> Request:
@@ -39,7 +46,7 @@ def test_the_head_is_always_the_best_rank(script: list[tuple[str, int]]) -> None
         assert queue.head() == best
         assert len(queue) == len(model)
         assert set(queue) == {request for _, request in model.values()}
-        assert len(queue._heap) <= 2 * len(queue) + 65
+        assert len(queue._heap) + len(queue._aside) <= 4 * len(queue) + 130
         queue.check_integrity()
 
 
@@ -83,3 +90,33 @@ def test_a_refresh_looks_at_a_bounded_number() -> None:
     for _ in range(1000 // RERANKED_PER_STEP + 1):
         queue.refresh(rank)
     assert len(set(asked)) == 1000
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_dead_entries_are_cleared_out_a_few_at_a_time(seed: int) -> None:
+    """However many ranks move, no call touches more than its share, and the head is the best."""
+    rng, queue = random.Random(seed), WaitingQueue()
+    requests = [make_request(str(i)) for i in range(300)]
+    ranks: dict[str, Rank] = {r.id: (rng.randrange(50), 0, r.id) for r in requests}
+    for request in requests:
+        queue.push(request, ranks[request.id])
+    asides, most = 0, 0
+    for _ in range(120):
+        for request in rng.sample(requests, 20):
+            ranks[request.id] = (rng.randrange(50), 0, request.id)
+        before = len(queue._aside) or len(queue._heap)
+        queue.refresh(lambda r: ranks[r.id])
+        if queue._aside:
+            asides += 1
+            assert before - len(queue._aside) <= MOVED_PER_REFRESH + 2 * RERANKED_PER_STEP
+        most = max(most, len(queue._heap) + len(queue._aside))
+        if rng.random() < 0.3 and len(requests) > 1:
+            gone = requests.pop(rng.randrange(len(requests)))
+            before = len(queue._aside)
+            queue.discard(gone)
+            if before > MOVED_PER_LEAVING and queue._aside:
+                assert before - len(queue._aside) <= MOVED_PER_LEAVING
+        queue.check_integrity()
+        assert queue.head() == min((entry[0], entry[2]) for entry in queue._entries.values())
+    assert asides
+    assert most <= 4 * 300 + 130
