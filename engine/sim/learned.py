@@ -16,7 +16,7 @@ from engine.learning.predictor import LearnedPredictor
 from engine.learning.question import Question, bounded
 from engine.sim.predictors import PredictorError
 from engine.sim.trace import TraceRow
-from engine.sim.workload import Workload
+from engine.sim.workload import SimRequest, Workload
 
 EVERY = 16  # answers learned from together
 NS_PER_HOUR = 3600 * NS_PER_S
@@ -25,10 +25,11 @@ NS_PER_HOUR = 3600 * NS_PER_S
 class LearnedLengths:
     """What the scheduler asks, over the predictor of the gateway."""
 
-    __slots__ = ("_predictor", "_texts")
+    __slots__ = ("_asked", "_predictor", "_texts")
 
     def __init__(self, predictor: LearnedPredictor, workload: Workload) -> None:
         self._predictor = predictor
+        self._asked = {r.id: _asked(r) for r in workload.requests}
         self._texts = {r.id: bounded(r.text) for r in workload.requests if r.text}
 
     @property
@@ -45,6 +46,7 @@ class LearnedLengths:
             max_tokens=order.sampling.max_tokens,
             previous_outputs=order.previous_outputs,
             hour=order.arrival_ns / NS_PER_HOUR % 24,
+            asked_tokens=self._asked.get(order.id, ()),
         )
         return self._predictor.predict(order.id, question)
 
@@ -103,6 +105,12 @@ def _question(row: TraceRow, tenant: str, max_tokens: int) -> Question:
         tenant=row.tenant or tenant,
         text=bounded(row.text),
         num_prompt_tokens=row.num_prompt_tokens,
-        max_tokens=max_tokens,
+        max_tokens=row.max_tokens or max_tokens,
         previous_outputs=row.previous_outputs,
+        asked_tokens=_asked(row),
     )
+
+
+def _asked(one: TraceRow | SimRequest) -> tuple[int, ...]:
+    """Return what was asked in each turn; outside conversations it is the whole prompt."""
+    return one.asked_tokens or (one.num_prompt_tokens,)

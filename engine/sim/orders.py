@@ -1,8 +1,9 @@
 """From a simulated request to the order that the core sees; the true length stays behind (L26).
 
-`max_tokens` is one cap for everyone, less where the context window ends sooner. Only a request
-that can never fit shows its true length, and the core refuses that one before any policy sees it.
-The lengths of its conversation's earlier answers go with the order, as in service.
+`max_tokens` is what the trace says, else one cap for everyone, and less where the context window
+ends sooner. Only a request that can never fit shows its true length, and the core refuses that one
+before any policy sees it. The lengths of its conversation's earlier answers go with the order, as
+in service.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class OrderMaker:
         """Return the order for this request."""
         room = self._limit - request.num_prompt_tokens
         fits = request.num_output_tokens <= room
-        max_tokens = min(self._cap, room) if fits else request.num_output_tokens
+        wanted = self._cap if request.max_tokens is None else request.max_tokens
+        max_tokens = min(wanted, room) if fits else request.num_output_tokens
         sampling = self._samplings.get(max_tokens)
         if sampling is None:
             sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=(EOS,))

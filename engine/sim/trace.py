@@ -1,10 +1,11 @@
 """Reads recorded traces: who asked for how much and when; it knows no tier, rate or engine.
 
 A trace is a CSV file, plain or gzipped, with a header line. Needed are `input_tokens` and
-`output_tokens`; `arrival_s` or `arrival_ms`, `tenant`, `prefix_block_ids`, the conversation
-(`conversation`, `conv_est` or `dialogue`) and what is asked (`text`) are read where they are, every
-other column is ignored. The rows of one conversation are its turns, in the order of the file: each
-knows the lengths of the answers before it, as whoever asks would, and never its own (law L26).
+`output_tokens`; `arrival_s` or `arrival_ms`, `tenant`, `prefix_block_ids`, `max_tokens`, the
+conversation (`conversation`, `conv_est` or `dialogue`) and what is asked (`text`) are read where
+they are, every other column is ignored. The rows of one conversation are its turns, in the order of
+the file: each knows how much was asked in every turn and how long the answers before it were, as
+whoever asks would, and never its own (law L26).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class TraceError(ValueError):
 class TraceRow:
     """One recorded request: token counts, seconds since the trace began, blocks of its prefix.
 
-    `previous_outputs` are the tokens of its conversation's earlier answers, the oldest first.
+    `previous_outputs` are the tokens of its conversation's earlier answers, the oldest first,
+    `asked_tokens` those of what was asked in each of its turns, this one's last; () outside of one.
+    `max_tokens` is what it asked for, None where the trace does not say.
     """
 
     num_prompt_tokens: int
@@ -46,6 +49,17 @@ class TraceRow:
     conversation: str = ""
     previous_outputs: tuple[int, ...] = ()
     text: str = ""
+    asked_tokens: tuple[int, ...] = ()
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """A conversation so far: its answers, its askings, and the tokens that the next repeats."""
+
+    outputs: tuple[int, ...] = ()
+    asked: tuple[int, ...] = ()
+    num_tokens: int = 0
 
 
 def load_trace(path: str | Path) -> tuple[TraceRow, ...]:
@@ -88,7 +102,7 @@ def _rows(name: str, text: str) -> Iterator[TraceRow]:
             raise TraceError(f"trace {name}: both arrival_s and arrival_ms are there; keep one")
         clock = next((c for c in ("arrival_s", "arrival_ms") if c in columns), None)
         talk = next((c for c in CONVERSATION_COLUMNS if c in columns), None)
-        said: dict[tuple[str, str], tuple[int, ...]] = {}  # by tenant and conversation
+        said: dict[tuple[str, str], _Talk] = {}  # by tenant and conversation
         last_s = 0.0
         for number, fields in enumerate(reader, 1):
             row = _row(name, number, fields, clock)
@@ -118,23 +132,42 @@ def _row(name: str, number: int, fields: dict[str, str | None], clock: str | Non
     arrival_s = None
     if clock is not None:
         arrival_s = _seconds(name, clock, number, fields.get(clock))
+    prompt, output = (
+        _length(name, column, number, fields.get(column))
+        for column in ("input_tokens", "output_tokens")
+    )
+    most = None
+    if fields.get("max_tokens"):
+        most = _length(name, "max_tokens", number, fields.get("max_tokens"))
+        if most < output:
+            raise _wrong(name, "max_tokens", number, "is less than its output_tokens")
     return TraceRow(
-        _length(name, "input_tokens", number, fields.get("input_tokens")),
-        _length(name, "output_tokens", number, fields.get("output_tokens")),
+        prompt,
+        output,
         arrival_s,
         (fields.get("tenant") or "").strip(),
         prefix,
         text=fields.get("text") or "",
+        max_tokens=most,
     )
 
 
-def _turn(row: TraceRow, talk: str, said: dict[tuple[str, str], tuple[int, ...]]) -> TraceRow:
-    """Return the row with what its conversation has answered so far, and note its own answer."""
+def _turn(row: TraceRow, talk: str, said: dict[tuple[str, str], _Talk]) -> TraceRow:
+    """Return the row with what its conversation has said so far, and note what it adds."""
     if not talk:
         return row
-    before = said.get((row.tenant, talk), ())
-    said[row.tenant, talk] = (*before, row.num_output_tokens)[-MOST_TURNS:]
-    return dataclasses.replace(row, conversation=talk, previous_outputs=before)
+    before = said.get((row.tenant, talk), _Talk())
+    # A prompt that does not repeat what was said is a new question by itself.
+    asked = row.num_prompt_tokens - before.num_tokens
+    asked_tokens = (*before.asked, asked if asked > 0 else row.num_prompt_tokens)
+    said[row.tenant, talk] = _Talk(
+        (*before.outputs, row.num_output_tokens)[-MOST_TURNS:],
+        asked_tokens[-MOST_TURNS:],
+        row.num_prompt_tokens + row.num_output_tokens,
+    )
+    return dataclasses.replace(
+        row, conversation=talk, previous_outputs=before.outputs, asked_tokens=asked_tokens
+    )
 
 
 def _length(name: str, column: str, number: int, text: str | None) -> int:

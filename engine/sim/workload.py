@@ -52,7 +52,8 @@ class SimTier:
 class SimRequest:
     """One request to come. Its output length is the simulator's secret (law L26).
 
-    `previous_outputs` are its conversation's earlier answers, `text` is what it asks where known.
+    `previous_outputs` are its conversation's earlier answers, `asked_tokens` what was asked in each
+    turn, `text` is what it asks where known, `max_tokens` the most it wants where the trace says.
     """
 
     id: str
@@ -65,6 +66,8 @@ class SimRequest:
     previous_outputs: tuple[int, ...] = ()
     text: str = ""
     row: int = -1  # of the trace, from 0
+    asked_tokens: tuple[int, ...] = ()
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def draw_workload(
                 previous_outputs=row.previous_outputs,
                 text=row.text,
                 row=place,
+                asked_tokens=row.asked_tokens,
+                max_tokens=row.max_tokens,
             )
         )
     return Workload(tuple(made), tuple(tiers))

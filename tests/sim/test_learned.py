@@ -81,6 +81,29 @@ def test_a_turns_guess_never_depends_on_lengths_that_are_still_to_come(tmp_path:
         assert other.predict(other_maker.order(request)) == guess
 
 
+def test_it_is_asked_as_the_door_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much was asked in each turn, and the most that a row may have where the trace says."""
+    from engine.learning.predictor import LearnedPredictor
+
+    asked: list[Any] = []
+
+    def listen(self: LearnedPredictor, name: str, question: Any) -> LengthEstimate:
+        asked.append(question)
+        return LengthEstimate(1.0, 2.0)
+
+    monkeypatch.setattr(LearnedPredictor, "predict", listen)
+    rows = [
+        TraceRow(9, 5, max_tokens=77),
+        TraceRow(12, 5, conversation="a", previous_outputs=(3,), asked_tokens=(4, 5)),
+    ]
+    scene = Scene(spec(tmp_path, requests=2), rows)
+    predictor, maker = scene._learned(0), scene.orders()
+    for request in scene.workload.requests:
+        predictor.predict(maker.order(request))
+    found = {(q.num_prompt_tokens, q.asked_tokens, q.max_tokens) for q in asked}
+    assert found == {(9, (9,), 77), (12, (4, 5), scene.max_output_tokens)}
+
+
 def test_it_is_taught_by_rows_of_other_conversations_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,22 @@ def test_every_known_column_is_read_and_others_are_ignored(tmp_path: Path) -> No
     )
 
 
+def test_what_a_row_may_have_at_most_is_read(tmp_path: Path) -> None:
+    """Where the column is empty nothing is known; an answer that is longer is a mistake."""
+    head = "input_tokens,output_tokens,max_tokens\n"
+    path = write(tmp_path, f"{head}7,5,64\n2,1,\n")
+    assert [row.max_tokens for row in load_trace(path)] == [64, None]
+    with pytest.raises(TraceError, match="max_tokens of row 1 is less than its output_tokens"):
+        load_trace(write(tmp_path, f"{head}7,5,4\n"))
+
+
+def test_a_turn_knows_how_much_was_asked_in_each(tmp_path: Path) -> None:
+    """What its prompt repeats of the talk is no asking; one that repeats nothing is all asking."""
+    text = "conversation,input_tokens,output_tokens\na,10,5\na,22,7\n,9,1\na,40,3\nb,6,2\na,4,2\n"
+    asked = [row.asked_tokens for row in load_trace(write(tmp_path, text))]
+    assert asked == [(10,), (10, 7), (), (10, 7, 11), (6,), (10, 7, 11, 4)]
+
+
 def test_plain_and_gzipped_files_are_the_same(tmp_path: Path) -> None:
     """The content tells, not the name."""
     text = "input_tokens,output_tokens\n1,2\n"
