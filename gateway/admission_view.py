@@ -33,7 +33,9 @@ def admission_fields(services: Services) -> dict[str, Any]:
                     "num": score.num,
                     "median_error": round(score.median_error, 4),
                     "p90_error": round(score.high_error, 4),
+                    "of_target": round(score.of_target, 4),
                     "covered": round(score.covered, 4),
+                    "foretold": round(score.foretold, 4),
                 },
             }
             for tier in services.tiers.current

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.core.admission import HINT_STEPS_S, Action, Gatekeeper, OnOverload, Verdict
 from engine.core.forecast import UNKNOWN_LENGTH, Forecast, Forecaster, Newcomer
@@ -16,6 +17,7 @@ from engine.core.refusals import LedgerCounts
 from engine.core.stats import Snapshot, StepStats
 from engine.serving.client import EngineClient, EngineInfo
 from gateway.plan import Plan
+from gateway.prefix_memory import PrefixMemory
 
 MOST_SCORES = 512  # of a tier
 MOST_TIERS = 64
@@ -26,43 +28,66 @@ class Score:
     """How the latest forecasts of one tier were borne out.
 
     Errors are shares of the true time to first token, the middle one and the one that nine in ten
-    stay below; `covered` is the share within the interval, which is meant to hold nine in ten.
+    stay below; `of_target` is the middle one as a share of the time that the tier promises.
+    `covered` is the share within the interval, which is meant to hold nine in ten, `foretold` that
+    of which it was said rightly whether the first token would come in time.
     """
 
     num: int
     median_error: float
     high_error: float
     covered: float
+    of_target: float = 0.0
+    foretold: float = 0.0
+
+
+class Outcome(NamedTuple):
+    """One forecast and what came, times in ns."""
+
+    error: float
+    is_covered: bool
+    of_target: float
+    is_foretold: bool
 
 
 class ScoreBoard:
     """The latest forecasts of each tier with what came; bounded."""
 
     def __init__(self) -> None:
-        self._pairs: dict[str, deque[tuple[float, bool]]] = {}
+        self._outcomes: dict[str, deque[Outcome]] = {}
 
     def add(self, tier: str, forecast: Forecast, actual_ns: int) -> None:
-        """A first token came `actual_ns` after this forecast."""
-        pairs = self._pairs.get(tier)
-        if pairs is None:
-            if len(self._pairs) >= MOST_TIERS:
+        """A first token was shown `actual_ns` after the arrival of its request."""
+        outcomes = self._outcomes.get(tier)
+        if outcomes is None:
+            if len(self._outcomes) >= MOST_TIERS:
                 return
-            pairs = self._pairs[tier] = deque(maxlen=MOST_SCORES)
-        actual = max(float(actual_ns), 1.0)
-        error = abs(forecast.ttft_ns - actual) / actual
-        pairs.append((error, forecast.low_ns <= actual <= forecast.high_ns))
+            outcomes = self._outcomes[tier] = deque(maxlen=MOST_SCORES)
+        actual, target = max(float(actual_ns), 1.0), max(forecast.target_ns, 1)
+        off = abs(forecast.ttft_ns - actual)
+        outcomes.append(
+            Outcome(
+                off / actual,
+                forecast.low_ns <= actual <= forecast.high_ns,
+                off / target,
+                (forecast.ttft_ns <= target) == (actual <= target),
+            )
+        )
 
     def read(self) -> dict[str, Score]:
         """Return the score of each tier that has any."""
         scores: dict[str, Score] = {}
-        for tier, pairs in list(self._pairs.items()):
-            known = list(pairs)
-            errors = sorted([error for error, _ in known])
+        for tier, outcomes in list(self._outcomes.items()):
+            known = list(outcomes)
+            errors = sorted([one.error for one in known])
+            shares = sorted([one.of_target for one in known])
             scores[tier] = Score(
                 num=len(known),
                 median_error=errors[len(errors) // 2],
                 high_error=errors[min(len(errors) - 1, int(0.9 * len(errors)))],
-                covered=sum([hit for _, hit in known]) / len(known),
+                covered=sum([one.is_covered for one in known]) / len(known),
+                of_target=shares[len(shares) // 2],
+                foretold=sum([one.is_foretold for one in known]) / len(known),
             )
         return scores
 
@@ -75,7 +100,9 @@ class Forecasts:
         self._gatekeeper = gatekeeper
         self._info: EngineInfo | None = None
         self._seen: Snapshot | None = None
-        self._open: dict[str, tuple[str, Forecast, int]] = {}  # whose tier, what was said, when
+        self._prefixes: PrefixMemory | None = None
+        self._latest: tuple[str, list[int]] = ("", [])  # whose prompt, and its blocks' keys
+        self._open: dict[str, tuple[str, Forecast, int]] = {}  # tier, what was said, arrival
         self.scores = ScoreBoard()
 
     @property
@@ -96,7 +123,9 @@ class Forecasts:
         if engine.info is not self._info:
             if self._info is not None:
                 self._gatekeeper.forecaster = Forecaster()
-            self._info = engine.info
+            info = self._info = engine.info
+            if info is not None:
+                self._prefixes = PrefixMemory(info.block_size, info.num_blocks)
         if now is not None and now is not self._seen:
             self._seen = now
             self._gatekeeper.look(now.load, now.at_ns)
@@ -105,7 +134,7 @@ class Forecasts:
         """Return what to do with a plan, by its first choice."""
         self._look()
         return self._gatekeeper.judge(
-            newcomer_of(plan), OnOverload(plan.tier.on_overload.value), now_ns
+            self._newcomer(plan, 0, now_ns), OnOverload(plan.tier.on_overload.value), now_ns
         )
 
     def retry_after_ms(self, plan: Plan, now_ns: int) -> int | None:
@@ -115,28 +144,31 @@ class Forecasts:
         if load is None:
             return None
         forecaster = self._gatekeeper.forecaster
-        return 1000 * forecaster.retry_s(newcomer_of(plan), load, now_ns, HINT_STEPS_S)
+        return 1000 * forecaster.retry_s(
+            self._newcomer(plan, 0, now_ns), load, now_ns, HINT_STEPS_S
+        )
 
     def took(self, plan: Plan, verdict: Verdict, now_ns: int) -> None:
         """The plan's choices go to the engine; by the first of them the forecast is judged."""
         for index in range(plan.num_choices):
             told = verdict if index == 0 else Verdict(Action.ADMIT, Action.ADMIT)
-            self._gatekeeper.took(newcomer_of(plan, index), told, plan.arrival_ns)
+            self._gatekeeper.took(self._newcomer(plan, index, now_ns), told, plan.arrival_ns)
+            if self._prefixes is not None:
+                self._prefixes.remember(self._keys(plan, index))
         if verdict.forecast is not None:
-            first = newcomer_of(plan)
-            self._open[first.id] = (first.tier, verdict.forecast, now_ns)
+            self._open[plan.engine_id(0)] = (plan.tier.name, verdict.forecast, plan.arrival_ns)
 
     def refused(self, plan: Plan, verdict: Verdict, now_ns: int) -> None:
         """The plan is not served in its tier, for what was forecast there."""
-        self._gatekeeper.refused(newcomer_of(plan), verdict, now_ns)
+        self._gatekeeper.refused(self._newcomer(plan, 0, now_ns), verdict, now_ns)
 
-    def first_token(self, request_id: str, at_ns: int) -> None:
-        """A request has its first token."""
-        self._gatekeeper.first_token(request_id, at_ns)
+    def first_token(self, request_id: str, now_ns: int, made_ns: int) -> None:
+        """A request has its first token here and now; the engine made it at `made_ns`."""
+        self._gatekeeper.first_token(request_id, now_ns, made_ns)
         said = self._open.pop(request_id, None)
         if said is not None:
-            tier, forecast, said_ns = said
-            self.scores.add(tier, forecast, at_ns - said_ns)
+            tier, forecast, arrival_ns = said
+            self.scores.add(tier, forecast, now_ns - arrival_ns)
 
     def left(self, plan: Plan) -> None:
         """A request is over; without a first token it says nothing of its forecast."""
@@ -145,13 +177,29 @@ class Forecasts:
             self._open.pop(request_id, None)
             self._gatekeeper.left(request_id)
 
+    def _newcomer(self, plan: Plan, index: int, now_ns: int) -> Newcomer:
+        """Return what a forecast needs to know of a choice."""
+        cached, seen = 0, self._seen
+        if self._prefixes is not None and seen is not None and seen.cached_tokens_total:
+            cached = self._prefixes.num_known(self._keys(plan, index))
+        return Newcomer(
+            id=plan.engine_id(index),
+            tier=plan.tier.name,
+            slo=plan.slo,
+            num_prompt_tokens=len(plan.prompt_of(index)),
+            estimate=plan.estimate_of(index) or UNKNOWN_LENGTH,
+            waited_ns=max(0, now_ns - plan.arrival_ns),
+            num_cached_tokens=cached,
+        )
 
-def newcomer_of(plan: Plan, index: int = 0) -> Newcomer:
-    """Return what a forecast needs to know of a choice."""
-    return Newcomer(
-        id=plan.engine_id(index),
-        tier=plan.tier.name,
-        slo=plan.slo,
-        num_prompt_tokens=len(plan.prompt_of(index)),
-        estimate=plan.estimate_of(index) or UNKNOWN_LENGTH,
-    )
+    def _keys(self, plan: Plan, index: int) -> list[int]:
+        """Return the keys of a prompt's blocks; it is asked for several times in a row."""
+        prefixes = self._prefixes
+        if prefixes is None:
+            return []
+        # Choices of one prompt share them.
+        name = f"{plan.heading.id}/{index // plan.choices_per_prompt}"
+        if self._latest[0] != name:
+            keys = prefixes.keys(plan.principal.salt, plan.prompt_of(index))
+            self._latest = (name, keys)
+        return self._latest[1]

@@ -155,9 +155,9 @@ class Gate:
     # What becomes of those that were let in
 
     def first_token(self, passed: Pass, index: int, at_ns: int) -> None:
-        """A choice has its first token; called by `Pass` only."""
+        """A choice has its first token, made at `at_ns`; called by `Pass` only."""
         plan = passed.plan
-        self.forecasts.first_token(plan.engine_id(index), at_ns)
+        self.forecasts.first_token(plan.engine_id(index), self._clock.now_ns(), at_ns)
         if passed.came_back and index == 0:
             due_ns = plan.slo.first_token_due_ns(plan.arrival_ns, len(plan.prompt_of(0)))
             if at_ns <= due_ns:

@@ -86,7 +86,7 @@ def _door_lines(door: DoorRecord) -> Iterator[Line]:
     if "ttft_ns" in door.forecast:
         expected, *span = [float(door.forecast[f"{name}_ns"]) for name in ("ttft", "low", "high")]
         forecast = (
-            f"; its first token was expected {_ms(expected)} from then "
+            f"; its first token was expected {_ms(expected)} after it arrived "
             f"({_ms(span[0])} to {_ms(span[1])})"
         )
     if door.refused_ns is not None:

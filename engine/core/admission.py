@@ -226,12 +226,12 @@ class Gatekeeper:
         hint_ns = (verdict.retry_after_ms or 0) * NS_PER_MS
         self._ledger.refuse(self._standing(newcomer, now_ns), hint_ns)
 
-    def first_token(self, request_id: str, now_ns: int) -> None:
-        """One let in has its first token."""
+    def first_token(self, request_id: str, now_ns: int, made_ns: int | None = None) -> None:
+        """One let in has its first token; the engine made it at `made_ns`, where that is known."""
         place = self._followed.pop(request_id, None)
         if place is None:
             return
-        self.forecaster.first_token(request_id, now_ns)
+        self.forecaster.first_token(request_id, now_ns, made_ns)
         self._ledger.truth(request_id, is_on_time=now_ns <= place.due_ns)
         if self._load is not None:
             self._ledger.served(place, now_ns, self._load.plan.order)

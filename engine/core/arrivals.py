@@ -39,15 +39,6 @@ class Arrivals:
             one = one._replace(at_ns=latest[-1].at_ns)
         latest.append(one)
 
-    def after(self, at_ns: float) -> list[Coming]:
-        """Return those that came after a time: what a load that was read then does not hold."""
-        found = []
-        for one in reversed(self._latest):
-            if one.at_ns <= at_ns:
-                break
-            found.append(one)
-        return found
-
     def before(self, begin_ns: float, most: int = MOST_PER_PATH) -> Sequence[Coming]:
         """Return those up to a time, the latest first."""
         latest = self._latest

@@ -20,6 +20,7 @@ EVERY_NS = 2 * NS_PER_S
 # What is assumed of a kind of forecast that nobody has checked yet: half as long to thrice.
 PRIOR = (-1.2, -0.7, -0.4, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.1, 1.6)
 PRIOR_FADES = 64  # pairs after which the prior is gone
+MOST_WAYS = 64
 MOST_OPEN = 4096  # forecasts whose outcome is awaited
 PRIOR_WEIGHT = 16  # pairs that a prior chance weighs as much as
 # One that is open for more than twice as long as usual has been passed over: it will wait for four
@@ -124,6 +125,28 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[low] + part * (ordered[high] - ordered[low])
 
 
+class Way:
+    """How long first tokens are on their way from the engine to the door: the usual of the latest.
+
+    It adds to every time, short or long, so it is no share of what is forecast.
+    """
+
+    __slots__ = ("_latest", "_num_new", "usual_ns")
+
+    def __init__(self) -> None:
+        self._latest: deque[int] = deque(maxlen=MOST_WAYS)
+        self._num_new = 0
+        self.usual_ns = 0.0
+
+    def took(self, way_ns: int) -> None:
+        """One took so long."""
+        self._latest.append(max(0, way_ns))
+        self._num_new += 1
+        if self._num_new >= EVERY_PAIRS:
+            self._num_new = 0
+            self.usual_ns = float(sorted(self._latest)[len(self._latest) // 2])
+
+
 class Experience:
     """The bands of all kinds of forecasts, and whose outcomes are still awaited.
 
@@ -135,7 +158,8 @@ class Experience:
 
     def __init__(self) -> None:
         self._bands: dict[tuple[str, str], tuple[Band, Band]] = {}
-        self._open: dict[str, tuple[tuple[str, str], int]] = {}  # kind, and since when
+        # Kind, when it was said, when it had arrived.
+        self._open: dict[str, tuple[tuple[str, str], int, int]] = {}
         self._num_outcomes: Counter[str] = Counter()
 
     def bands(self, tier: str, basis: str) -> tuple[Band, Band]:
@@ -150,27 +174,37 @@ class Experience:
         return self._num_outcomes[tier]
 
     def expect(
-        self, name: str, kind: tuple[str, str], raw_ns: float, target_ns: float, now_ns: int
+        self,
+        name: str,
+        kind: tuple[str, str],
+        raw_ns: float,
+        target_ns: float,
+        said_ns: int,
+        arrival_ns: int,
     ) -> None:
-        """A forecast was made, and its outcome will be told: `first_token` or `forget`."""
+        """A forecast was made, and its outcome will be told: `first_token` or `forget`.
+
+        `raw_ns` counts from when it was said, the target from the arrival.
+        """
         if len(self._open) >= MOST_OPEN:
             self.forget(next(iter(self._open)))
         by_raw, by_target = self.bands(*kind)
-        by_raw.said(name, raw_ns, now_ns)
-        by_target.said(name, target_ns, now_ns)
-        self._open[name] = (kind, now_ns)
+        by_raw.said(name, raw_ns, said_ns)
+        by_target.said(name, target_ns, arrival_ns)
+        self._open[name] = (kind, said_ns, arrival_ns)
 
     def first_token(self, name: str, now_ns: int) -> None:
         """An outcome; one that nobody waits for is ignored."""
-        kind, said_ns = self._open.pop(name, (None, 0))
+        kind, said_ns, arrival_ns = self._open.pop(name, (None, 0, 0))
         if kind is not None:
             self._num_outcomes[kind[0]] += 1
-            for band in self.bands(*kind):
-                band.saw(name, now_ns - said_ns, now_ns)
+            by_raw, by_target = self.bands(*kind)
+            by_raw.saw(name, now_ns - said_ns, now_ns)
+            by_target.saw(name, now_ns - arrival_ns, now_ns)
 
     def forget(self, name: str) -> None:
         """It left without a first token, or nobody will tell."""
-        kind, _ = self._open.pop(name, (None, 0))
+        kind, *_ = self._open.pop(name, (None, 0, 0))
         if kind is not None:
             for band in self.bands(*kind):
                 band.forget(name)

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from engine.core.clock import NS_PER_S
-from engine.core.load import EngineLoad
+from engine.core.load import EngineLoad, OpenPrompt
 from engine.core.past_future import future_peak
 from engine.core.policies.triage import Job, give_up
 from engine.core.prompt_plan import PromptOrder
 
 LEAST_SHARE = 0.15  # of a step that prompts get at the least, as the hybrid reckons
 LEAST_LEFT = 0.3  # of the speed, to a class behind others
+LEAST_REST = 0.15  # of a step, that is still to come of one that should be over
 PEAK_ABOVE = 1.3  # of the pool, the future peak of p90 lengths below which room is found in time
 SPARE_SHARE = 0.03  # of the blocks, that a class behind the first leaves free
 MOST_JOBS = 512
 NAMES = tuple([f"f{number}" for number in range(MOST_JOBS)])
 ME = "me"
 _by_due = itemgetter(1)
+_Mate: TypeAlias = tuple[float, int, float, float, bool]  # due, tokens, decode, factor, is started
 
 
 class Coming(NamedTuple):
@@ -106,7 +108,9 @@ class Queue:
         "_behind",
         "_jobs",
         "_left",
+        "_num_before",
         "_speed",
+        "is_seat_bound",
         "load",
         "me",
         "now_ns",
@@ -125,16 +129,52 @@ class Queue:
         high_tokens: float,
     ) -> None:
         self.load, self.me, self.now_ns = load, me, now_ns
+        ahead, mates = self._gather(pending)
+        before_me = [mate for mate in mates if mate[0] <= me.due_ns]
+        before = ahead + sum([tokens for _, tokens, *_ in before_me])
+        self._num_before += sum([not mate[4] for mate in before_me])
+        ranks = [one.rank for one in pending]
         plan, rank = load.plan, me.rank
+        num_wanted = sum([n for r, n in self._starters(ranks) if r <= rank or not plan.by_class])
+        has_seats, has_blocks = load.free_seats > num_wanted, self._has_blocks(before, high_tokens)
+        # Where seats are what is short, requests are counted, and not their tokens.
+        self.is_seat_bound = has_blocks and not has_seats and load.start_rate > 0
+        has_room = has_blocks and (has_seats or self.is_seat_bound)
+        self._speed = speed(load, rank, has_room=has_room)
+        num_waiting, waiting_tokens = load.waiting
+        mean = waiting_tokens / num_waiting if num_waiting else 0.0
+        started = load.open_tokens - waiting_tokens
+        out = self._follow_steps(pending, began_ns, started + mean * load.free_seats)
+        self._ahead = float(ahead) - out
+        everyone = load.open_tokens + sum([one.num_tokens for one in pending])
+        seats_behind = max(0, load.free_seats - self._num_before - 1)
+        behind = everyone - max(float(before), out)
+        self._behind = max(0.0, min(behind, started + mean * seats_behind))
+        self.plain_tokens = max(0.0, before - out) + me.num_tokens
+        self._left = max(LEAST_LEFT, 1.0 - flow_ahead / self._speed) if self._speed else 1.0
+        self._jobs = [
+            self._job(NAMES[number], *mate) for number, mate in enumerate(before_me[:MOST_JOBS])
+        ]
+        self._jobs.append(self._job(ME, me.due_ns, me.num_tokens, me.decode_ns, 1.0, False))
+
+    def _gather(self, pending: Sequence[Coming]) -> tuple[int, list[_Mate]]:
+        """Return the tokens of those who go first, whatever is given up, and the newcomer's mates.
+
+        Mates are those of its class, where due times order. Of the former it is noted how many have
+        no seat yet.
+        """
+        load, me, plan, rank = self.load, self.me, self.load.plan, self.me.rank
         is_due = plan.order is PromptOrder.DUE
-        shift = now_ns - load.at_ns
-        ahead = 0  # tokens of those who go first, whatever is given up
-        mates: list[tuple[float, int, float, float, bool]] = []  # due, tokens, decode, factor
+        shift = self.now_ns - load.at_ns
+        ahead = self._num_before = 0
+        mates: list[_Mate] = []
         for c in load.classes:
             if plan.by_class and c.rank > rank:
                 continue
             if not is_due or c.rank != rank:
-                ahead += self._tokens_ahead(c.prompts, c.rank) + c.more_tokens
+                first = self._first(c.prompts, c.rank)
+                ahead += sum([p.num_tokens for p in first]) + c.more_tokens
+                self._num_before += sum([not p.is_started for p in first]) + c.more
                 continue
             for p in c.prompts:
                 factor = plan.second_weight if p.is_second else 1.0
@@ -142,44 +182,42 @@ class Queue:
                 mates.append((p.due_ns - shift, p.num_tokens, dear, factor, p.is_started))
             if c.prompts and c.prompts[-1].due_ns - shift <= me.due_ns:
                 ahead += c.more_tokens
+                self._num_before += c.more
         for one in pending:
             if plan.by_class and one.rank > rank:
                 continue
             if is_due and one.rank == rank:
-                due_ns = one.at_ns + one.due_ns - now_ns
+                due_ns = one.at_ns + one.due_ns - self.now_ns
                 mates.append((due_ns, one.num_tokens, one.decode_ns, 1.0, False))
             elif plan.order is not PromptOrder.SHORTEST or one.num_tokens <= me.num_tokens:
                 ahead += one.num_tokens
-        before = ahead + sum([tokens for due_ns, tokens, *_ in mates if due_ns <= me.due_ns])
-        self.wait_ns = self._rest_of_step(began_ns)
-        ranks = [one.rank for one in pending]
-        num_before = sum([n for r, n in self._starters(ranks) if r <= rank or not plan.by_class])
-        has_room = load.free_seats > num_before and self._has_blocks(before, high_tokens)
-        self._speed = speed(load, rank, has_room=has_room)
-        out = min(load.open_tokens, self._speed * step_ns(load, load.open_tokens))
-        self._ahead = float(ahead) - out
-        everyone = load.open_tokens + sum([one.num_tokens for one in pending])
-        self._behind = max(0.0, everyone - max(float(before), out))
-        self.plain_tokens = max(0.0, before - out) + me.num_tokens
-        self._left = max(LEAST_LEFT, 1.0 - flow_ahead / self._speed) if self._speed else 1.0
-        before_me = [mate for mate in mates if mate[0] <= me.due_ns]
-        self._jobs = [
-            self._job(NAMES[number], *mate) for number, mate in enumerate(before_me[:MOST_JOBS])
-        ]
-        self._jobs.append(self._job(ME, me.due_ns, me.num_tokens, me.decode_ns, 1.0, False))
+                self._num_before += 1
+        return ahead, mates
 
-    def _tokens_ahead(self, prompts: Sequence[tuple[int, int, int, bool, bool]], rank: int) -> int:
-        """Return the tokens of these that go before the newcomer, where due times do not count."""
+    def _first(self, prompts: Sequence[OpenPrompt], rank: int) -> Sequence[OpenPrompt]:
+        """Return those of these that go before the newcomer, where due times do not count."""
         if self.load.plan.order is not PromptOrder.SHORTEST or rank < self.me.rank:
-            return sum([p[1] for p in prompts])
-        return sum([p[1] for p in prompts if p[4] or p[1] <= self.me.num_tokens])
+            return prompts
+        return [p for p in prompts if p.is_started or p.num_tokens <= self.me.num_tokens]
 
-    def _rest_of_step(self, began_ns: int) -> float:
-        """Return how long the step that is out still takes; nothing is out of an idle engine."""
+    def _follow_steps(self, pending: Sequence[Coming], began_ns: int, most: float) -> float:
+        """Return the prompt tokens done since the load was read, or in the step that is out now.
+
+        And note how long that step still takes; nothing is out of an idle engine. `most` tokens are
+        of requests that have seats.
+        """
         load = self.load
-        if load.is_idle and not load.num_decodes:
-            return 0.0
-        return max(0.0, began_ns + step_ns(load, load.open_tokens) - self.now_ns)
+        since_ns = max(0, began_ns - load.at_ns)
+        done = min(float(load.open_tokens), self._speed * since_ns)
+        arrived = [one.num_tokens for one in pending if one.at_ns < began_ns]
+        left = load.open_tokens - done + sum(arrived)
+        self.wait_ns = 0.0
+        if load.is_idle and not load.num_decodes and not arrived:
+            return done
+        length_ns = step_ns(load, min(left, max(most, 0.0)))
+        spent_ns = self.now_ns - began_ns
+        self.wait_ns = max(length_ns - spent_ns, LEAST_REST * length_ns)
+        return done + min(left, self._speed * length_ns)
 
     def _starters(self, pending_ranks: Sequence[int]) -> list[tuple[int, int]]:
         """Return how many want a seat that they have not got yet, by rank."""
@@ -231,7 +269,10 @@ class Queue:
         if not self._speed:
             return 0.0
         me, order, by_class = self.me, self.load.plan.order, self.load.plan.by_class
+        seat_ns = NS_PER_S / self.load.start_rate if self.is_seat_bound else 0.0
         done_ns = self.plain_tokens / self._speed
+        if seat_ns:
+            done_ns = seat_ns * max(0, self._num_before + 1 - self.load.free_seats)
         for one in coming:
             if one.at_ns >= done_ns:
                 break
@@ -244,7 +285,7 @@ class Queue:
                     continue
             elif one.rank > me.rank:
                 continue
-            done_ns += one.num_tokens / self._speed
+            done_ns += seat_ns or one.num_tokens / self._speed
         return done_ns
 
     def place(self, arrivals: Sequence[Coming], begin_ns: float) -> Place:
@@ -288,6 +329,8 @@ class Queue:
         full_ns = budget_ns(self.load)
         if full_ns <= 0:
             return self.wait_ns + done_ns
+        if self.is_seat_bound:
+            return self.wait_ns + done_ns + step_ns(self.load, self.me.num_tokens + self._behind)
         num_full = int(done_ns // full_ns)
         rest = (done_ns - num_full * full_ns) * self._speed
         last_ns = step_ns(self.load, rest + self._behind) if rest > 0 else 0.0

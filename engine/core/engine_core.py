@@ -83,7 +83,7 @@ class EngineCore:
         self._parks_total = 0
         self._bank = BankMeter()
         scheduler = self._scheduler
-        self._load = LoadMeter(scheduler.queues, scheduler.planner, policy, model)
+        self._load = LoadMeter(scheduler.queues, scheduler.kv, scheduler.planner, policy, model)
 
     @property
     def capacity(self) -> Capacity:
@@ -172,8 +172,7 @@ class EngineCore:
         work, copies = self._scheduler.planner.work, self._scheduler.kv.copies
         recomputed, copied = work.recomputed, copies.copied_total
         events = self._scheduler.update(batch, result, now_ns)
-        planner = self._scheduler.planner
-        self._load.note_step(result.elapsed_ns, planner.num_prefill_tokens, len(planner.decodes))
+        self._load.note_step(self._step_started_ns, now_ns)
         recomputed, copied = work.recomputed - recomputed, copies.copied_total - copied
         for event in events:
             self._output_tokens_total += event.token_id is not None

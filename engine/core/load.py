@@ -19,7 +19,8 @@ class OpenPrompt(NamedTuple):
     """A request without a first token that can still be on time, as far as its policy knows.
 
     `due_ns` counts from the load's `at_ns` (negative: overdue); `num_tokens` of its prompt are
-    still to compute; `decode_tokens` is the predicted length of its answer (the middle).
+    still to compute, the prefix cache being as it is; `decode_tokens` is the predicted length of
+    its answer (the middle).
     """
 
     due_ns: int
@@ -87,8 +88,8 @@ class EngineLoad:
     token of their contexts and `prompt_token_ns` per prompt token, and no less than `decode_ns`.
 
     Measured over the latest seconds in which somebody waited, 0 before there were any:
-    `prompt_rate` is prompt tokens per second, `step_ns` how long a step took, `decode_share` how
-    many of the decodes that ran had a seat in a step.
+    `prompt_rate` is prompt tokens per second, `start_rate` requests started per second, `step_ns`
+    how long a step took, `decode_share` how many of the decodes that ran had a seat in a step.
 
     `future_peak_tokens` is the most context that all who run will need at once (past_future.py).
     """
@@ -105,6 +106,7 @@ class EngineLoad:
     context_ns: float = 0.0
     prompt_token_ns: float = 0.0
     prompt_rate: float = 0.0
+    start_rate: float = 0.0
     step_ns: int = 0
     decode_share: float = 1.0
     num_blocks: int = 0
@@ -125,6 +127,19 @@ class EngineLoad:
     def open_tokens(self) -> int:
         """Prompt tokens still to compute."""
         return sum([c.open_tokens for c in self.classes])
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Return how many requests are not started, those lost too, and their prompts' tokens."""
+        count = tokens = 0
+        for c in self.classes:
+            count += c.more + c.lost
+            tokens += c.more_tokens + c.lost_tokens
+            for prompt in c.prompts:
+                if not prompt.is_started:
+                    count += 1
+                    tokens += prompt.num_tokens
+        return count, tokens
 
     @property
     def is_idle(self) -> bool:

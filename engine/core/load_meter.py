@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from engine.core.clock import NS_PER_MS, NS_PER_S
+from engine.core.kv_cache_manager import KVCacheManager
 from engine.core.latency_model import LatencyModel, StepCost
 from engine.core.length_predictor import remaining_high
 from engine.core.load import ClassLoad, EngineLoad, OpenPrompt, Release
@@ -21,7 +22,7 @@ from engine.core.prompt_plan import PromptOrder
 from engine.core.queues import Queues
 from engine.core.request import LengthEstimate, Request, Status
 
-EVERY_NS = 50 * NS_PER_MS
+EVERY_NS = 5 * NS_PER_MS
 EVERY_NS_PER_REQUEST = 250_000  # to read one takes some two microseconds: a hundredth of the time
 MOST_NS = 1000 * NS_PER_MS
 MOST_PROMPTS = 48  # of a class that are listed one by one
@@ -32,16 +33,19 @@ TYPICAL_CHUNK = 1024  # tokens: where prices are read off the model
 
 
 class LoadMeter:
-    """`read` returns the load, at most `EVERY_NS` old (more with thousands of requests)."""
+    """`read` returns the load, at most `EVERY_NS` old, or longer the more requests there are."""
 
     __slots__ = (
         "_busy_decodes",
         "_busy_ns",
         "_busy_running",
+        "_busy_starts",
         "_busy_steps",
         "_busy_tokens",
         "_every_ns",
+        "_kv",
         "_last_arrival_ns",
+        "_last_step_ns",
         "_load",
         "_model",
         "_planner",
@@ -50,32 +54,48 @@ class LoadMeter:
     )
 
     def __init__(
-        self, queues: Queues, planner: Planner, policy: SchedulingPolicy, model: LatencyModel | None
+        self,
+        queues: Queues,
+        kv: KVCacheManager,
+        planner: Planner,
+        policy: SchedulingPolicy,
+        model: LatencyModel | None,
     ) -> None:
         self._queues = queues
+        self._kv = kv
         self._planner = planner
         self._policy = policy
         self._model = model
         self._load: EngineLoad | None = None
         self._every_ns = EVERY_NS
         self._last_arrival_ns = 0
-        # Steps in which somebody waited, fading: their time and number, prompt tokens, decodes that
-        # had a seat, decodes that ran.
+        self._last_step_ns: int | None = None  # when it was over, where the next followed at once
+        # Steps in which somebody waited, fading: their time and number, prompt tokens, requests
+        # started, decodes that had a seat, decodes that ran.
         self._busy_ns = self._busy_tokens = self._busy_steps = 0.0
-        self._busy_decodes = self._busy_running = 0.0
+        self._busy_starts = self._busy_decodes = self._busy_running = 0.0
 
     def note_arrival(self, arrival_ns: int) -> None:
         """A request was taken."""
         self._last_arrival_ns = max(self._last_arrival_ns, arrival_ns)
 
-    def note_step(self, elapsed_ns: int, num_prompt_tokens: int, num_decodes: int) -> None:
-        """A step is over; steps that left no prompt behind say nothing about how fast they go."""
-        queues = self._queues
+    def note_step(self, started_ns: int, ended_ns: int) -> None:
+        """The planned step is over; where it left no prompt behind it tells nothing of speed.
+
+        A step that follows another takes from the other's end: what the loop does between them is
+        time that prompts wait as well.
+        """
+        queues, planner = self._queues, self._planner
+        began_ns = started_ns if self._last_step_ns is None else self._last_step_ns
+        self._last_step_ns = ended_ns if len(queues) else None
+        elapsed_ns = ended_ns - began_ns
         if elapsed_ns <= 0 or not (queues.waiting or queues.prefilling):
             return
+        num_decodes = len(planner.decodes)
         kept = MEMORY_NS / (MEMORY_NS + elapsed_ns)
         self._busy_ns = kept * (self._busy_ns + elapsed_ns)
-        self._busy_tokens = kept * (self._busy_tokens + num_prompt_tokens)
+        self._busy_tokens = kept * (self._busy_tokens + planner.num_prefill_tokens)
+        self._busy_starts = kept * (self._busy_starts + len(planner.started))
         self._busy_steps = kept * (self._busy_steps + 1.0)
         self._busy_decodes = kept * (self._busy_decodes + num_decodes)
         self._busy_running = kept * (self._busy_running + max(num_decodes, len(queues.decoding)))
@@ -95,8 +115,14 @@ class LoadMeter:
         plan, model = self._policy.prompt_plan, self._model
         seats = limits.max_running or view.capacity.max_batch_requests
         classes: dict[str, _ClassReading] = {}
-        for request in (*queues.prefilling.values(), *queues.waiting):
-            _of(classes, request).add_prompt(request, self._policy, plan.order, now_ns)
+        for request in queues.prefilling.values():
+            tokens = request.num_tokens - request.num_computed
+            _of(classes, request).add_prompt(request, tokens, self._policy, plan.order, now_ns)
+        for request in queues.waiting:
+            # What the prefix cache holds of it by now need not be computed.
+            known = self._kv.block_size * len(self._kv.find_prefix(request))
+            tokens = request.num_tokens - known
+            _of(classes, request).add_prompt(request, tokens, self._policy, plan.order, now_ns)
         for request in decoding:
             _of(classes, request).add_decode(request)
         for request in queues.parked.values():
@@ -122,6 +148,7 @@ class LoadMeter:
             context_ns=prices[3],
             prompt_token_ns=prices[4],
             prompt_rate=self._busy_tokens / self._busy_ns * NS_PER_S if has_rate else 0.0,
+            start_rate=self._busy_starts / self._busy_ns * NS_PER_S if has_rate else 0.0,
             step_ns=int(self._busy_ns / self._busy_steps) if self._busy_steps else 0,
             decode_share=self._busy_decodes / self._busy_running if self._busy_running else 1.0,
             num_blocks=view.capacity.num_blocks,
@@ -149,10 +176,14 @@ class _ClassReading:
         self.decodes = self.context = self.parked = self.tbt_ns = 0
 
     def add_prompt(
-        self, request: Request, policy: SchedulingPolicy, order: PromptOrder, now_ns: int
+        self,
+        request: Request,
+        tokens: int,
+        policy: SchedulingPolicy,
+        order: PromptOrder,
+        now_ns: int,
     ) -> None:
-        """Add a request that waits, or whose prompt is under way."""
-        tokens = request.num_tokens - request.num_computed
+        """Add a request that waits, or whose prompt is under way; `tokens` are to compute."""
         if request.first_token_ns is not None:  # its context was lost: it goes first
             self.prompts.append((-math.inf, OpenPrompt(0, tokens, is_started=True)))
             return
@@ -170,7 +201,7 @@ class _ClassReading:
         elif order is PromptOrder.DUE:
             place = due.at_ns
         elif order is PromptOrder.SHORTEST:
-            place = tokens
+            place = request.num_tokens
         self.prompts.append((place, prompt))
 
     def add_decode(self, request: Request) -> None:

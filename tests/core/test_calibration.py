@@ -116,7 +116,7 @@ def test_memory_is_bounded() -> None:
     assert band.num_pairs(2 * S) <= MOST_PAIRS
     experience = Experience()
     for number in range(MOST_OPEN + 100):
-        experience.expect(str(number), ("free", "queue"), 1e9, 2e9, S)
+        experience.expect(str(number), ("free", "queue"), 1e9, 2e9, S, S)
     assert len(experience._open) <= MOST_OPEN
     experience.first_token("0", 2 * S)  # it was pushed out: nobody waits for it
     assert experience.num_outcomes("free") == 0
@@ -127,7 +127,7 @@ def test_memory_is_bounded() -> None:
 def test_a_forgotten_forecast_has_no_outcome() -> None:
     """A client that left before its first token teaches nothing."""
     experience = Experience()
-    experience.expect("a", ("free", "queue"), 1e9, 2e9, S)
+    experience.expect("a", ("free", "queue"), 1e9, 2e9, S, S)
     experience.forget("a")
     experience.first_token("a", 2 * S)
     assert experience.num_outcomes("free") == 0

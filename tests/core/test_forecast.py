@@ -125,7 +125,7 @@ def test_the_doors_own_count_stands_for_what_the_load_does_not_hold_yet() -> Non
         forecaster.took(newcomer(400, name=f"new{number}"), AT + 1, load)
     known, unknown = forecast(load, newcomer(), forecaster), forecast(load, newcomer())
     assert known.raw_ns > unknown.raw_ns + S
-    told = dataclasses.replace(load, last_arrival_ns=AT + 1)
+    told = dataclasses.replace(load, at_ns=AT + 1, last_arrival_ns=AT + 1)
     assert forecast(told, newcomer(), forecaster).raw_ns == pytest.approx(unknown.raw_ns, rel=0.05)
 
 
@@ -203,3 +203,62 @@ def test_a_step_is_priced_as_the_load_says() -> None:
     assert step_ns(load, 0) == 20 * MS
     assert step_ns(load, 100) == pytest.approx(20 * MS + 1 * MS + 10 * MS)
     assert step_ns(load, 100_000) == 100 * MS
+
+
+def test_times_count_from_the_arrival() -> None:
+    """What is over of the promise when it is judged is in the forecast, and no luck of it."""
+    load = make_load(waiting("free", 1, [900] * 4))
+    now, late = newcomer(), dataclasses.replace(newcomer(), waited_ns=300 * MS)
+    fresh, waited = forecast(load, now), forecast(load, late)
+    assert waited.ttft_ns == pytest.approx(fresh.ttft_ns + 300 * MS)
+    assert waited.low_ns > 300 * MS
+    assert waited.on_time <= fresh.on_time
+    forecaster = Forecaster()
+    for number in range(100):
+        who = dataclasses.replace(late, id=f"r{number}")
+        found = forecast(load, who, forecaster)
+        forecaster.expects(who, found, AT - 300 * MS)
+        forecaster.first_token(who.id, AT + int(found.raw_ns))
+    assert forecast(load, late, forecaster).ttft_ns == pytest.approx(
+        300 * MS + forecast(load, late, forecaster).raw_ns, rel=0.05
+    )
+
+
+def test_the_way_from_the_engine_adds_to_every_time() -> None:
+    """What first tokens usually take from the engine to the door is learnt, and added."""
+    forecaster, load = Forecaster(), make_load()
+    for number in range(40):
+        forecaster.first_token(f"r{number}", AT, AT - 8 * MS)
+    assert forecast(load, newcomer(), forecaster).raw_ns == pytest.approx(
+        forecast(load, newcomer()).raw_ns + 8 * MS
+    )
+
+
+def test_what_is_in_the_prefix_cache_takes_no_time() -> None:
+    """A prompt of which nearly all is cached is as quick as a short one."""
+    cached = dataclasses.replace(newcomer(5000), num_cached_tokens=4900)
+    quick, slow = forecast(make_load(), cached), forecast(make_load(), newcomer(5000))
+    assert quick.raw_ns < 0.2 * slow.raw_ns
+    assert quick.raw_ns == pytest.approx(forecast(make_load(), newcomer(100)).raw_ns)
+
+
+def test_who_has_its_first_token_is_ahead_of_nobody() -> None:
+    """Also where the load is older than that: the door knows of it already."""
+    forecaster, load = Forecaster(), make_load(rate=2000.0, free=0)
+    for number in range(8):
+        forecaster.took(newcomer(400, name=f"new{number}"), AT + 1, load)
+    waiting_ns = forecast(load, newcomer(), forecaster).raw_ns
+    for number in range(8):
+        forecaster.first_token(f"new{number}", AT + MS)
+    assert forecast(load, newcomer(), forecaster).raw_ns < waiting_ns - S
+    assert forecaster.is_idle(load)
+
+
+def test_what_was_done_since_the_load_was_read_is_no_longer_ahead() -> None:
+    """The load may be older than the newest snapshot: steps went on meanwhile."""
+    load = make_load(waiting("free", 1, [1000] * 8), plan=PromptPlan(), rate=2000.0, free=0)
+    now = Forecaster().forecast(newcomer(), load, AT, AT)
+    later = Forecaster().forecast(newcomer(), load, AT + S, AT + S)
+    assert now is not None
+    assert later is not None
+    assert later.raw_ns == pytest.approx(now.raw_ns - S, abs=0.2 * S)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from test_forecast import AT, make_load, newcomer, waiting
+import pytest
+from test_forecast import AT, PREMIUM, make_load, newcomer, waiting
 
 from engine.core.forecast import Forecaster
 from engine.core.load import ClassLoad
@@ -13,7 +14,7 @@ from engine.core.prompt_plan import PromptOrder, PromptPlan
 ARRIVAL = PromptPlan(PromptOrder.ARRIVAL)
 
 
-def raw_ns(free_seats: int) -> float:
+def raw_ns(free_seats: int, start_rate: float = 0.0) -> float:
     """Return the forecast behind ten prompts, by an engine that served 100 tokens a second."""
     running = ClassLoad("free", 1, decodes=4, decode_tokens=400)
     load = make_load(
@@ -21,7 +22,7 @@ def raw_ns(free_seats: int) -> float:
         plan=ARRIVAL,
         rate=100.0,
     )
-    load = dataclasses.replace(load, free_seats=free_seats)
+    load = dataclasses.replace(load, free_seats=free_seats, start_rate=start_rate)
     found = Forecaster().forecast(newcomer(100), load, AT, AT)
     assert found is not None
     return found.raw_ns
@@ -30,5 +31,24 @@ def raw_ns(free_seats: int) -> float:
 def test_full_seats_are_waited_for() -> None:
     """Eleven prompts of 100 tokens at 100 tokens a second: some ten seconds, not some steps."""
     assert raw_ns(free_seats=0) > 8e9
-    assert raw_ns(free_seats=10) == raw_ns(free_seats=0)
+    assert raw_ns(free_seats=10) > 8e9
     assert raw_ns(free_seats=11) < 1e9
+
+
+def test_where_only_seats_are_short_requests_are_counted() -> None:
+    """Two are started a second: ten ahead take five seconds, fewer where some seats are free."""
+    waits = [raw_ns(free_seats=free, start_rate=2.0) / 1e9 for free in (0, 4, 10)]
+    assert waits == pytest.approx([5.5, 3.5, 0.5], abs=0.2)
+
+
+def test_prompts_without_seats_do_not_lengthen_steps() -> None:
+    """A step of the first class is short beside a crowd that cannot be started."""
+    crowd = ClassLoad("free", 1, waiting("free", 1, [500] * 40).prompts, decodes=4)
+    load = dataclasses.replace(make_load(crowd), free_seats=1, start_rate=2.0)
+    found = Forecaster().forecast(newcomer(100, PREMIUM), load, AT, AT)
+    roomy = Forecaster().forecast(
+        newcomer(100, PREMIUM), dataclasses.replace(load, free_seats=100), AT, AT
+    )
+    assert found is not None
+    assert roomy is not None
+    assert found.raw_ns < 0.7 * roomy.raw_ns

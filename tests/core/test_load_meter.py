@@ -112,3 +112,35 @@ def test_shorter_first_lists_the_shorter_first() -> None:
     free = load_of(world).of("free")
     assert free is not None
     assert [p.num_tokens for p in free.prompts] == [5, 20, 30]
+
+
+def test_what_the_prefix_cache_holds_is_not_to_compute() -> None:
+    """Of a waiting prompt only what is not there yet counts, by whole blocks."""
+    world = make_world("fcfs")
+    world.submit(make_order("first", tuple(range(40)), max_tokens=1))
+    while world.core.has_work:
+        world.wait(EVERY_NS)
+        world.start()
+        world.finish()
+    world.submit(make_order("again", tuple(range(40)), tier="free", slo=FREE))
+    world.wait(EVERY_NS)
+    free = load_of(world).of("free")
+    assert free is not None
+    size = load_of(world).block_size
+    assert [p.num_tokens for p in free.prompts] == [40 - 39 // size * size]
+
+
+def test_time_between_steps_counts_as_well() -> None:
+    """Prompts wait while the loop is busy: rates are over time, not over steps alone."""
+    rates = []
+    for pause_ns in (0, S):
+        world = make_world("fcfs", num_blocks=500)
+        for number in range(60):
+            world.submit(make_order(f"r{number}", 30, max_tokens=1))
+        while world.core.has_work and len(world.core._scheduler.queues.waiting):
+            world.start()
+            world.finish()
+            world.wait(pause_ns)
+        world.wait(EVERY_NS)
+        rates.append(load_of(world).start_rate)
+    assert rates[0] > 1.5 * rates[1] > 0
