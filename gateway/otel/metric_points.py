@@ -85,7 +85,7 @@ class MetricSource:
             if one.is_counter:
                 point.start_time_unix_nano = self._start_ns
             if isinstance(value, int):
-                point.as_int = value
+                point.as_int = int(value)  # a bool is an int too, but not to protobuf
             else:
                 point.as_double = value
             points.append(point)

@@ -92,6 +92,7 @@ class Pusher:
         self._closing = threading.Event()
         self._until_ns = 0  # when closing: the end of all tries
         self._sent = self._failed = 0
+        self._num_odd = 0
         self._is_away = False
         self._thread = threading.Thread(target=self._run, name=f"otlp-{signal}", daemon=True)
 
@@ -133,7 +134,12 @@ class Pusher:
                 for payload, count in self._source.batches():
                     self._deliver(payload, count)
             except Exception:
-                logger.exception("%s could not be made into a message", self.signal)
+                self._say_odd()
+
+    def _say_odd(self) -> None:
+        self._num_odd += 1
+        if self._num_odd == 1:  # once: it may come again with every push
+            logger.exception("some %s cannot be made into a message", self.signal)
 
     def _deliver(self, payload: bytes, count: int) -> None:
         give_up_ns = self._clock.now_ns() + int(GIVE_UP_S * NS_PER_S)

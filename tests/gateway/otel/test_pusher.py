@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from otlp_receiver import Receiver, wait_for
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from otlp_receiver import Receiver, wait_for
 
 from engine.core.clock import NS_PER_S, MonotonicClock
 from gateway.otel import pusher as pushing
