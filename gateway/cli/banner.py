@@ -32,7 +32,7 @@ def print_banner(
     show("Tiergate is ready.", style="bold green")
     show(f"  model     {info.model} ({info.device}, {info.dtype}, policy {info.policy})")
     show(f"  API       {settings.url}/v1")
-    show(f"  admin     {settings.url}/admin   (any user name; the token is the password)")
+    show(f"  admin     {settings.url}/admin   (log in with the token alone)")
     shows_secrets = sys.stdout.isatty()
     if settings.admin_token is not None:
         show("  token     as set")

@@ -79,8 +79,8 @@ async def test_a_parked_request_is_seen_wherever_its_context_is(tmp_path: Path, 
             assert held == shown["memory"]["host_held"]
             assert value(read, "tiergate_engine_computed_tokens_total") > 100
             assert value(read, "tiergate_engine_recomputed_tokens_total") == 0
-            page = await door.http.get("/admin", auth=httpx.BasicAuth("x", door.admin_token))
-            assert f"{way[0]} to the host, {way[1]} back" in " ".join(page.text.split())
+            page = await door.http.get("/admin/engine", auth=httpx.BasicAuth("x", door.admin_token))
+            assert f"{way[0]} out, {way[1]} back" in page.text
         finally:
             await stage.leave()
         last = await engine_of(door)
