@@ -31,6 +31,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "amtool": "prometheus-alertmanager",
     "prometheus-alertmanager": "prometheus-alertmanager",
+    "docker-compose": "docker-compose",
 }
 OPTIONS = RuleOptions()
 
