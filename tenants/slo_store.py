@@ -69,7 +69,8 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
     by_id: dict[str, SloRecord] = {}
     for record in records:
         by_id.setdefault(record.id, record)
-    firsts = list(by_id.values())
+    # In one order for all writers: no two wait for each other for ever.
+    firsts = [by_id[name] for name in sorted(by_id)]
     new: list[SloRecord] = []
     async with database.write() as session:
         connection = await session.connection()
@@ -79,7 +80,6 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
             ids = (await connection.execute(statement, rows)).scalars()
             new += [by_id[name] for name in ids]
         if new:
-            # In one order for all writers, so that no two wait for each other for ever.
             sums = _sums(new)
             for start in range(0, len(sums), ROWS_PER_STATEMENT):
                 await connection.execute(adding, sums[start : start + ROWS_PER_STATEMENT])
