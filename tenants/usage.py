@@ -41,8 +41,10 @@ async def insert_usage(database: Database, records: Sequence[UsageRecord]) -> in
     statement = make(_TABLE).on_conflict_do_nothing().returning(_TABLE.c.request_id)
     async with database.write() as session:
         connection = await session.connection()
-        for start in range(0, len(records), ROWS_PER_STATEMENT):
-            part = records[start : start + ROWS_PER_STATEMENT]
+        # In one order for all writers: no two wait for each other for ever.
+        names = sorted(firsts)
+        for start in range(0, len(names), ROWS_PER_STATEMENT):
+            part = [firsts[name] for name in names[start : start + ROWS_PER_STATEMENT]]
             rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
             new += [firsts[name] for name in (await connection.execute(statement, rows)).scalars()]
         await add_days(connection, database.backend, new)
