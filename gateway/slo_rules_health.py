@@ -179,6 +179,15 @@ def _telemetry(options: RuleOptions) -> list[Recording | Alert]:
             "The surplus is counted in one series without labels: sums by tenant are too low.",
         ),
         Alert(
+            "TiergateTelemetryDropped",
+            "sum by (job, instance) (increase(tiergate_telemetry_items_total"
+            f'{{{job},tiergate_state=~"failed|dropped"}}[15m])) > 0',
+            TICKET,
+            "{{ $labels.instance }} cannot push its telemetry",
+            "{{ $value | humanize }} spans, lines or points within a quarter of an hour are gone.",
+            hold="10m",
+        ),
+        Alert(
             "TiergateTierWithoutRules",
             f"count by (tiergate_tier) (tiergate_slo_threshold_seconds{{{job}}})\n"
             "unless on (tiergate_tier) slo:objective:ratio",

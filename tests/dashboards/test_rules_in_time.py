@@ -234,6 +234,8 @@ def test_engine_records_and_silence(tmp_path: Path) -> None:
               {1: quiet, 5: one_alert("TiergateLimitsAway")}),
         Scene({f"tiergate_limits_lost_total{{{GATEWAY}}}": counter((3, 0), (1, 2), (5, 0))},
               {3: quiet, 6: one_alert("TiergateLimitsLost")}),
+        Scene({f'tiergate_telemetry_items_total{{{GATEWAY},tiergate_state="dropped"}}':
+               counter((3, 0), (17, 9))}, {10: quiet, 19: one_alert("TiergateTelemetryDropped")}),
         Scene({up: [1.0] * 3 + [None] * 12}, {2: quiet, 14: one_alert("TiergateSilent")}),
         Scene({f"up{{{GATEWAY}}}": [1, 0, 0, 0, 0]},
               {1: quiet, 4: one_alert("TiergateInstanceSilent")}),
