@@ -46,7 +46,9 @@ def log_in_with_token(
 
 
 def log_out_of_token(desk: AdminDesk, request: Request, response: Response) -> None:
-    """Let the browser forget it."""
+    """Let the browser forget it, if it has it."""
+    if token_cookie(desk, request) not in request.cookies:
+        return
     response.delete_cookie(
         token_cookie(desk, request),
         path="/",

@@ -19,7 +19,7 @@ def doing(engine: Mapping[str, Any] | None, load: EngineLoad | None) -> list[str
     found = [_running(engine)]
     if load is not None:
         found += [_class(one) for one in load.classes if one.num_open]
-        if load.budget_ns:
+        if load.budget_ns and engine["running"]["requests"]:
             found.append(
                 f"A step may take at most {ms(load.budget_ns / NS_PER_MS)} now, so that streams "
                 "keep their pace."

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 from engine.core.load import EngineLoad
 from gateway.admission_view import admission_fields
+from gateway.dashboard.filters import NONE, count, share
 from gateway.dashboard.pulse import Look, Pulse
 
 if TYPE_CHECKING:
@@ -51,16 +53,37 @@ def values(pulse: Pulse, look: Look, services: Services) -> Mapping[str, Any]:
             parked = Kind("parked contexts", "c-parked", memory["host_held"])
             device_free = Kind("free", "c-free", memory["host_free"])
             host = block_map((parked, device_free))
+    admission = admission_fields(services)
     return {
         "look": look,
         "state": look.state,
         "info": look.state["info"],
         "engine": engine,
         "sentences": pulse.sentences(look),
-        "admission": admission_fields(services),
+        "admission": admission,
+        "lengths": lengths_of(admission["lengths"]),
         "device": device,
         "host": host,
     }
+
+
+def lengths_of(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return how well lengths are foreseen, by what people call it; empty without a predictor."""
+    if not readings:
+        return []
+    error = readings.get("log_error")
+    found = [
+        ("Typically off by", NONE if error is None else f"a factor of {exp(error):.2f}"),
+        ("Below the high guess", f"{share(readings.get('high_coverage'))} (90 % is meant)"),
+        ("Pairs in the right order", share(readings.get("order_accuracy"))),
+        ("Learned from", f"{count(readings.get('learned'))} answers"),
+        ("Models, tenants", f"{count(readings.get('models'))}, {count(readings.get('scopes'))}"),
+        ("Fits, failed", f"{count(readings.get('fits'))}, {count(readings.get('failed_fits'))}"),
+        ("Changes of traffic", count(readings.get("drifts"))),
+    ]
+    if readings.get("is_learning") == 0:
+        found.append(("State", "learning has died: guesses grow old"))
+    return found
 
 
 def _device(

@@ -21,6 +21,7 @@ TOP = 26
 MOST_BARS = 400
 MOST_DUES = 60
 ZOOM = 3  # the first token gets a drawing of its own where the answer is so many times longer
+FAR = 1.5  # a due time so far behind everything else stands at the edge, with its number
 
 # Kind of a bar -> what it says in the legend.
 BARS: Mapping[str, str] = MappingProxyType(
@@ -86,6 +87,10 @@ class Drawing:
         share = min(max(at_ms / self.until_ms, 0.0), 1.0)
         return round(LEFT + share * (WIDTH - LEFT - 8), 2)
 
+    def is_beyond(self, mark: Mark) -> bool:
+        """True for a mark that lies behind the right edge: an arrow stands there instead."""
+        return mark.at_ms > self.until_ms
+
     def width(self, bar: Bar) -> float:
         """Return how wide a bar is; it can always be seen."""
         return max(round(self.x(bar.until_ms) - self.x(bar.from_ms), 2), 1.5)
@@ -132,12 +137,15 @@ def timeline(story: Mapping[str, Any]) -> Timeline:
 
 def of_lanes(lanes: Sequence[Lane], dropped: int = 0) -> Timeline:
     """Return the drawings of these lanes: all of it, and the first token from near."""
+    marks_of = [mark for lane in lanes for mark in lane.marks]
     ends = [bar.until_ms for lane in lanes for bar in lane.bars]
-    ends += [mark.at_ms for lane in lanes for mark in lane.marks]
-    until = max([*ends, 1.0]) * 1.02
-    firsts = [
-        mark.at_ms for lane in lanes for mark in lane.marks if mark.kind in ("due", "first", "late")
-    ]
+    ends += [mark.at_ms for mark in marks_of if mark.kind not in ("due", "next")]
+    until = max([*ends, 1.0])
+    dues = [mark.at_ms for mark in marks_of if mark.kind == "due"]
+    if max(dues, default=0.0) <= until * FAR:
+        until = max([until, *dues])
+    until *= 1.04
+    firsts = [mark.at_ms for mark in marks_of if mark.kind in ("due", "first", "late")]
     drawings = [Drawing("The whole answer", tuple(lanes), until)]
     near = max(firsts, default=until) * 1.1
     if near * ZOOM < until:

@@ -99,7 +99,7 @@ async def test_a_newcomer_is_at_the_timeline_in_three_clicks(site: Site, browser
         text = await tab.text()
         assert "the engine took it" in text
         assert "first text handed to the client" in text
-        assert await tab.page.locator(".timeline .m-due").count() >= 1
+        assert await tab.page.locator(".timeline .m-due, .timeline .beyond").count() >= 1
         assert await tab.page.locator(".timeline .m-first, .timeline .m-late").count() >= 1
         await tab.page.click("summary")
         assert "decode steps" in await tab.text("details")

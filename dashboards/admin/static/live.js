@@ -89,7 +89,7 @@
       font: "12px system-ui, sans-serif",
     };
     return [
-      { ...shared, space: 70, values: (u, ticks) => ticks.map((t) => (t === 0 ? "now" : `${t} s`)) },
+      { ...shared, space: 70, size: 28, values: (u, ticks) => ticks.map((t) => (t === 0 ? "now" : `${t} s`)) },
       { ...shared, size: 48, values: (u, ticks) => ticks.map((t) => (t >= 10000 ? `${t / 1000}k` : t)) },
     ];
   };
