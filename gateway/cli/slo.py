@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -198,6 +197,8 @@ def verify(
     Example:
       tiergate slo verify november.html
     """
+    import asyncio
+
     from engine.core.clock import utc_now
     from tenants.slo_verify import Differs, verify_report
     from tenants.slo_verify_ledger import LedgerCheck
