@@ -137,6 +137,7 @@ async def _limits_page(
         request,
         "tenants/limits.html",
         status=status,
+        active="/admin/keys" if owner[0] is Scope.KEY else "/admin/tenants",
         scope=owner[0],
         target_id=owner[1],
         title=await _title(request, owner),

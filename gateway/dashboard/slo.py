@@ -191,6 +191,8 @@ async def _chart(
         percents = [None if s is None else round(float(s) * 100, 3) for s in shares]
         lines.append({"label": name, "values": percents})
     return {
+        "begin": int(since.timestamp()),
+        "end": int(now.timestamp()),
         "x": [int(start.timestamp()) for start in starts],
         "lines": lines,
         "rows": rows[::-1],

@@ -296,6 +296,7 @@ async def list_organisations(request: Request) -> Response:
     return page(
         request,
         "tenants/organisations.html",
+        active="/admin/tenants",
         rows=found[:ON_PAGE],
         # What an organisation used with its other tenants is nothing for one of them.
         costs=costs if mine is None else {},
@@ -307,7 +308,7 @@ async def list_organisations(request: Request) -> Response:
 async def new_organisation(request: Request) -> Response:
     """Show the form of a new organisation."""
     query_of(request)
-    return page(request, "tenants/organisation_form.html", form=Form())
+    return _organisation_form(request, Form())
 
 
 @router.post("/admin/organisations/new")
@@ -320,8 +321,18 @@ async def make_organisation(request: Request) -> Response:
         with form.told("name"):
             record = await made_organisation(request, body)
     if record is None:
-        return page(request, "tenants/organisation_form.html", status=422, form=form)
+        return _organisation_form(request, form, 422)
     return go(request, f"/admin/organisations/{record.id}", f"Organisation {record.name} is there.")
+
+
+def _organisation_form(request: Request, form: Form, status: int = 200) -> Response:
+    return page(
+        request,
+        "tenants/organisation_form.html",
+        status=status,
+        active="/admin/tenants",
+        form=form,
+    )
 
 
 @router.get("/admin/organisations/{organisation}")
@@ -338,6 +349,7 @@ async def show_organisation(request: Request, organisation: str) -> Response:
     return page(
         request,
         "tenants/organisation.html",
+        active="/admin/tenants",
         payer=record,
         tenants=tenants,
         onward=onward,

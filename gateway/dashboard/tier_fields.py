@@ -36,23 +36,23 @@ PROMISES = (
     Field("ttft_ms", "First token within", "For a prompt of any length.", "ms"),
     Field(
         "ttft_ms_per_1k_prompt_tokens",
-        "and more for each 1,000 prompt tokens",
+        "More per 1,000 prompt tokens",
         "A long prompt takes longer to read.",
         "ms",
     ),
-    Field("tbt_ms", "Each later token within", "", "ms"),
+    Field("tbt_ms", "Each later token within", "One in a hundred of an answer may be late.", "ms"),
     Field(
         "tbt_mode",
-        "of",
-        "How later tokens are counted. In each answer one in a hundred may be late.",
+        "Counted from",
+        "Streams may save up time; gaps may not.",
         choices=(
             ("gap", "the token before it"),
-            ("stream", "its place in an even stream from the first token on"),
+            ("stream", "its place in an even stream"),
         ),
     ),
     Field(
         "objective",
-        "Share of requests that must meet both",
+        "Share that must meet both",
         "The rest is the error budget.",
         "%",
         is_decimal=True,
@@ -63,6 +63,7 @@ SERVICE = (
     Field(
         "on_overload",
         "When a promise cannot be kept",
+        "As far as it can be foreseen.",
         choices=(
             (Overload.QUEUE.value, "it waits, and is late"),
             (Overload.REJECT.value, "it is refused, with a hint when to come back"),
@@ -72,6 +73,7 @@ SERVICE = (
     Field(
         "on_limiter_away",
         "While the store of limits is away",
+        "docs/limits.md says what that means.",
         choices=(
             (LimiterAway.LOCAL.value, "each worker counts by itself"),
             (LimiterAway.REFUSE.value, "nothing is served that cannot be counted"),
@@ -83,9 +85,11 @@ SERVICE = (
     Field("max_output_tokens", "Longest answer", "Empty: as the model allows.", "tokens", False),
 )
 PRICES = (
-    Field("price_prompt_nano", "A prompt token", "", "billionths"),
-    Field("price_cached_nano", "A cached prompt token", "", "billionths"),
-    Field("price_output_nano", "An output token", "", "billionths"),
+    Field(
+        "price_prompt_nano", "A prompt token", "1,000 is 1.00 for a million tokens.", "billionths"
+    ),
+    Field("price_cached_nano", "A cached prompt token", "Out of the prefix cache.", "billionths"),
+    Field("price_output_nano", "An output token", "As delivered to the client.", "billionths"),
 )
 FIELDS = (*PROMISES, *SERVICE, *PRICES)
 NAMES = tuple(field.name for field in FIELDS)

@@ -166,6 +166,8 @@ async def _chart(
     names = sorted({tier for _, tier, _ in days})
     values = {(day, tier): used.tokens for day, tier, used in days}
     return {
+        "begin": int(since.timestamp()),
+        "end": int(until.timestamp()),
         "x": [int(day.timestamp()) for day in starts],
         "lines": [
             {"label": name, "values": [values.get((day, name), 0) for day in starts]}

@@ -15,7 +15,8 @@ from gateway.admin.reading import name as path_part
 from gateway.admin.reading import query_of
 from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.forms import Form, read_form
-from gateway.dashboard.frame import go, page
+from gateway.dashboard.frame import go
+from gateway.dashboard.frame import page as framed
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.words import state_of_user
 from gateway.errors import ApiError, Problem
@@ -34,6 +35,11 @@ ROLES = (
     (Role.VIEWER.value, "viewer: sees everything, changes nothing"),
     (Role.TENANT_VIEWER.value, "tenant-viewer: sees one tenant, changes nothing"),
 )
+
+
+def page(request: Request, template: str, **values: Any) -> Response:
+    """Return a page that belongs to the settings."""
+    return framed(request, template, active="/admin/settings", **values)
 
 
 @router.get("/admin/users")

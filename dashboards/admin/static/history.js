@@ -27,7 +27,7 @@
       width: figure.clientWidth,
       height: 220,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "UTC"),
-      scales: { y: isShare ? { range: [Math.max(0, Math.floor(low - 2)), 100.5] } : { range: (_, __, max) => [0, max || 1] } },
+      scales: { x: { range: [data.from, data.to] }, y: isShare ? { range: [Math.max(0, Math.floor(low - 2)), 100.5] } : { range: (_, __, max) => [0, max || 1] } },
       axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map((v) => (isShare ? `${+v.toFixed(2)} %` : compact.format(v))) }],
       series: [
         { value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" },
