@@ -275,7 +275,8 @@ def as_csv(line: Line) -> str:
 
 def as_json(line: Line) -> str:
     """Return a line as one line of JSON, without the fields that are empty."""
-    return json.dumps(line, ensure_ascii=True, separators=(",", ":"))
+    said = {name: value for name, value in line.items() if value != ""}
+    return json.dumps(said, ensure_ascii=True, separators=(",", ":"))
 
 
 async def as_file(report: Report, form: str) -> AsyncGenerator[str]:

@@ -217,8 +217,7 @@ def _object(where: str, text: str) -> Cells:
             value = "true" if value else "false"
         elif isinstance(value, int):
             value = str(value)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value:
             raise Differs(f"{where}: {name} is neither text, a whole number, true nor false")
-        if value:
-            cells[name] = value
+        cells[name] = value
     return cells
