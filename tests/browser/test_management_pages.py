@@ -174,6 +174,7 @@ async def test_a_secret_is_copied_by_its_button(
         # Going back would send the form again: the browser has kept nothing of the answer.
         with pytest.raises(PlaywrightError, match="ERR_CACHE_MISS"):
             await tab.page.go_back()
+        tab.faults[:] = [said for said in tab.faults if "ERR_CACHE_MISS" not in said]
 
 
 async def test_what_other_targets_would_have_meant_is_told_while_typing(
