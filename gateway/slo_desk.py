@@ -110,6 +110,7 @@ class SloDesk:
         self._keep = keep
         self._open: dict[str, DoorRecord] = {}
         self.latest: deque[SloRecord] = deque(maxlen=MOST_LATEST)  # in the order of their ends
+        self.num_ended = 0  # so many were in `latest`, the last of them still is
 
     def began(self, door: DoorRecord) -> None:
         """A request was understood; `ended` must follow."""
@@ -121,6 +122,7 @@ class SloDesk:
         record = answer_record(door, outcome, reason, now_ns)
         door.judged = record.verdict
         self.latest.append(record)
+        self.num_ended += 1
         self._keep(record)
         return record
 

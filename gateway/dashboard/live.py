@@ -53,10 +53,20 @@ class Live:
         self.services = services
         self.pulse = Pulse(services)
         self._open: Counter[str] = Counter()
+        self._drawn: dict[str, tuple[int, str]] = {}
 
     def __len__(self) -> int:
         """Streams that are open."""
         return self._open.total()
+
+    def html(self, request: Request, page: str, look: Look) -> str:
+        """Return what is renewed of a page: the same for all who look at it."""
+        drawn = self._drawn.get(page)
+        if drawn is None or drawn[0] != look.now_ns:
+            template, values = PAGES[page]
+            text = fragment(request, template, **values(self.pulse, look, self.services))
+            drawn = self._drawn[page] = (look.now_ns, text)
+        return drawn[1]
 
     def enter(self, who: str) -> bool:
         """Take a place for one more stream; False where there is none."""
@@ -122,27 +132,26 @@ class LiveResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(self, live: Live, send: Send, gone: asyncio.Task[None]) -> None:
-        template, values = PAGES[self._page]
-        since_ms = 0.0
+        seen = since_ms = 0
         while not (gone.done() or live.services.admission.draining):
             look = await live.pulse.look()
-            points = event(orjson.dumps(_points(look, since_ms)).decode(), "points")
-            since_ms = look.now.timestamp() * 1000
-            html = fragment(self._request, template, **values(live.pulse, look, live.services))
+            points = event(orjson.dumps(_points(look, seen, since_ms)).decode(), "points")
+            seen, since_ms = look.num_dots, round(look.now.timestamp() * 1000)
+            html = event(live.html(self._request, self._page, look))
             async with asyncio.timeout(STALL_S):
-                body = (points + event(html)).encode()
+                body = (points + html).encode()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await asyncio.wait([gone], timeout=EVERY_S)
 
 
-def _points(look: Look, since_ms: float) -> dict[str, Any]:
-    """Return what is new since a moment; with 0 it is everything, and begins anew."""
+def _points(look: Look, seen: int, since_ms: int) -> dict[str, Any]:
+    """Return what is new since a moment and so many dots; at first everything, to begin anew."""
     return {
         "now": round(look.now.timestamp() * 1000),
         "span_s": SPAN_S,
         "reset": since_ms == 0,
         "tiers": look.tiers,
-        "dots": [dot for dot in look.dots if dot[0] > since_ms],
+        "dots": look.new_dots(seen),
         "samples": [sample for sample in look.samples if sample["t"] > since_ms],
     }
 

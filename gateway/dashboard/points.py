@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Reversible, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from engine.core.clock import NS_PER_MS, NS_PER_S
@@ -24,18 +24,16 @@ Dot = list[Any]  # [Unix ms of its end, tier, TTFT share, TBT share, met]
 Sample = dict[str, Any]
 
 
-def dots_since(latest: Reversible[SloRecord], since_ms: float) -> list[Dot]:
-    """Return the dots of requests that ended after a moment, the oldest first.
+def newest_dots(latest: Reversible[SloRecord], num: int) -> list[Dot]:
+    """Return the dots of the last `num` requests, the oldest first.
 
     `latest` are in the order of their ends. Requests without a token have no dot: they are counted.
     """
     found: list[Dot] = []
-    for record in reversed(latest):
-        at_ms = record.arrival.timestamp() * 1000 + record.total_ns / NS_PER_MS
-        if at_ms <= since_ms or len(found) == MOST_DOTS:
-            break
+    for record in islice(reversed(latest), min(num, MOST_DOTS)):
         if record.ttft_ns is None:
             continue
+        at_ms = record.arrival.timestamp() * 1000 + record.total_ns / NS_PER_MS
         tbt = record.needed_tbt_ns
         found.append(
             [

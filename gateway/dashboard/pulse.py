@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from engine.core.clock import NS_PER_S, utc_now
 from gateway.dashboard.doing import doing, first_line
-from gateway.dashboard.points import SPAN_S, SUMMARY_S, Dot, Sample, dots_since, samples_of
+from gateway.dashboard.points import MOST_DOTS, SPAN_S, SUMMARY_S, Dot, Sample, samples_of
 from gateway.dashboard.promises import Promise, promises_of
 from gateway.routes.admin import describe
-from gateway.workers.answers import DOTS, all_doors
+from gateway.workers.answers import DOTS, all_doors, own_dots
 from tenants.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -33,14 +36,18 @@ PROMISES_NS = 5 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found at one moment. `promises` is None where the ledger does not answer."""
+    """What was found at one moment. `promises` is None where the ledger does not answer.
+
+    Of `num_dots` dots so far the latest are in `dots`, in the order in which they were found.
+    """
 
     now: datetime
     now_ns: int
     state: dict[str, Any]
     workers: list[dict[str, Any]]
     promises: list[Promise] | None
-    dots: list[Dot] = field(default_factory=list)  # of the last minutes
+    dots: Sequence[Dot] = ()
+    num_dots: int = 0
     samples: list[Sample] = field(default_factory=list)
     tiers: tuple[str, ...] = ()  # by rank
 
@@ -62,7 +69,18 @@ class Look:
     def latest(self) -> list[Dot]:
         """The dots of the last minute."""
         since = self.now.timestamp() * 1000 - SUMMARY_S * 1000
-        return [dot for dot in self.dots if dot[0] > since]
+        found = []
+        for dot in reversed(self.dots):
+            if dot[0] <= since:
+                break
+            found.append(dot)
+        return found
+
+    def new_dots(self, seen: int) -> list[Dot]:
+        """Return the dots behind the first `seen`, as far as they are still here."""
+        found = list(islice(reversed(self.dots), max(self.num_dots - seen, 0)))
+        found.reverse()
+        return found
 
 
 class Pulse:
@@ -72,6 +90,9 @@ class Pulse:
         self._services = services
         self._lock = asyncio.Lock()
         self._look: Look | None = None
+        self._dots: deque[Dot] = deque(maxlen=MOST_DOTS)
+        self._num_dots = 0
+        self._seen: dict[int, int] = {}  # of each worker's requests
         self._promises: list[Promise] | None = None
         self._promises_ns: int | None = None
 
@@ -90,7 +111,7 @@ class Pulse:
 
     async def _taken(self, now_ns: int) -> Look:
         services, now = self._services, utc_now()
-        since_ms = now.timestamp() * 1000 - SPAN_S * 1000
+        await self._find_dots(now.timestamp() * 1000 - SPAN_S * 1000)
         tiers = sorted(services.tiers.current, key=lambda tier: (tier.rank, tier.name))
         return Look(
             now=now,
@@ -98,20 +119,30 @@ class Pulse:
             state=describe(services),
             workers=await all_doors(services),
             promises=await self._promised(now_ns, now),
-            dots=await self._dots(since_ms),
+            dots=self._dots,
+            num_dots=self._num_dots,
             samples=samples_of(services.watch.history(), now_ns, now),
             tiers=tuple(tier.name for tier in tiers),
         )
 
-    async def _dots(self, since_ms: float) -> list[Dot]:
-        """Return the dots of all workers, in the order of their ends."""
-        services = self._services
-        dots = dots_since(services.slo.latest, since_ms)
-        if services.peers.place.count > 1:
-            for answer in (await services.peers.ask(DOTS, str(since_ms))).values():
-                dots += orjson.loads(answer)
-            dots.sort(key=lambda dot: float(dot[0]))
-        return dots
+    async def _find_dots(self, oldest_ms: float) -> None:
+        """Add what all workers have done since the last look, and drop what is old."""
+        services, place = self._services, self._services.peers.place
+        answers = {place.index: own_dots(services, self._seen.get(place.index, 0))}
+        for other in place.others:
+            seen = self._seen.get(other, 0)
+            found = await services.peers.ask_one(other, DOTS, str(seen))
+            if found is not None:
+                answers[other] = orjson.loads(found)
+        new: list[Dot] = []
+        for index, answer in answers.items():
+            self._seen[index] = answer["seen"]
+            new += answer["dots"]
+        new.sort(key=lambda dot: float(dot[0]))
+        self._dots += new
+        self._num_dots += len(new)
+        while self._dots and self._dots[0][0] <= oldest_ms:
+            self._dots.popleft()
 
     async def _promised(self, now_ns: int, now: datetime) -> list[Promise] | None:
         if self._promises_ns is None or now_ns - self._promises_ns >= PROMISES_NS:

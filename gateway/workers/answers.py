@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gateway.dashboard.points import dots_since
+from gateway.dashboard.points import newest_dots
 from gateway.request_stories import REQUEST, REQUESTS, own_requests, own_story
 from gateway.workers.metrics import merge
 from gateway.workers.peers import Answerer
@@ -34,8 +34,8 @@ def answerers(services: Services) -> Mapping[str, Answerer]:
     async def door(_: str) -> bytes:
         return orjson.dumps(door_fields(services))
 
-    async def dots(since_ms: str) -> bytes:
-        return orjson.dumps(dots_since(services.slo.latest, float(since_ms)))
+    async def dots(seen: str) -> bytes:
+        return orjson.dumps(own_dots(services, int(seen)))
 
     return {METRICS: metrics, REQUESTS: requests, REQUEST: request, DOOR: door, DOTS: dots}
 
@@ -56,6 +56,16 @@ async def all_doors(services: Services) -> list[dict[str, Any]]:
     doors = [door_fields(services)]
     doors += [orjson.loads(answer) for answer in (await services.peers.ask(DOOR)).values()]
     return sorted(doors, key=lambda door: int(door["worker"]))
+
+
+def own_dots(services: Services, seen: int) -> dict[str, Any]:
+    """Return the dots of this worker's requests behind the first `seen`, and how many there were.
+
+    Who has seen more than there were has seen a worker that is gone.
+    """
+    slo = services.slo
+    new = slo.num_ended - seen if seen <= slo.num_ended else slo.num_ended
+    return {"seen": slo.num_ended, "dots": newest_dots(slo.latest, new)}
 
 
 def door_fields(services: Services) -> dict[str, Any]:

@@ -38,6 +38,10 @@ class Peers:
         answers = await asyncio.gather(*[self._ask(n, question, argument) for n in others])
         return {n: answer for n, answer in zip(others, answers, strict=True) if answer is not None}
 
+    async def ask_one(self, index: int, question: str, argument: str = "") -> bytes | None:
+        """Return what one of the others answers, None where it does not."""
+        return await self._ask(index, question, argument)
+
     async def _ask(self, index: int, question: str, argument: str) -> bytes | None:
         assert self.place.folder is not None
         path = worker_socket(self.place.folder, index)

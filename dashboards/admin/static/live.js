@@ -36,9 +36,11 @@
 
   // Charts
 
-  const store = { span: 300, tiers: [], dots: [], samples: [], now: 0 };
+  // x is Unix time in seconds, so that what is drawn already need not be counted again.
+  const store = { span: 300, now: 0, tiers: [], dots: { x: [], tier: [], 2: [], 3: [] }, samples: [] };
   const charts = new Map();
   const MOST_Y = 400; // % of the promise: what is worse stands at the edge
+  const SIZE = 4;
 
   const probe = document.createElement("span");
   probe.hidden = true;
@@ -49,36 +51,51 @@
   };
   let paint = {};
   const readColours = () => {
-    paint = { text: colour("--muted"), line: colour("--line"), bad: colour("--bad"), accent: colour("--accent") };
+    paint = { text: colour("--muted"), line: colour("--line"), bad: colour("--bad") };
     paint.tiers = [0, 1, 2, 3, 4, 5].map((n) => colour(`--tier-${n}`));
   };
   const tierColour = (n) => paint.tiers[Math.min(n, 5)];
 
-  // Squares in one path: many times cheaper than circles.
-  const squares = (u, series, first, last) => {
-    const path = new Path2D();
-    const size = 4 * devicePixelRatio;
-    const xs = u.data[0];
-    const ys = u.data[series];
-    for (let i = first; i <= last; i++) {
-      if (ys[i] == null) continue;
-      const x = u.valToPos(xs[i], "x", true) - size / 2;
-      const y = u.valToPos(ys[i], "y", true) - size / 2;
-      path.rect(x, y, size, size);
-    }
-    return { stroke: null, fill: path, flags: 0 };
-  };
-
-  const promiseLine = (u) => {
-    const y = u.valToPos(100, "y", true);
+  // Squares, one for a place however many requests are there: a chart has fewer places than dots.
+  const drawDots = (column) => (u) => {
     const { ctx, bbox } = u;
+    const { x, tier } = store.dots;
+    const y = store.dots[column];
+    const size = SIZE * devicePixelRatio;
+    const cell = size / 2;
+    const columns = Math.ceil(bbox.width / cell) + 1;
+    const taken = new Uint8Array(columns * (Math.ceil(bbox.height / cell) + 1));
+    const from = store.now - store.span;
+    const perX = bbox.width / store.span;
+    const high = u.scales.y.max;
+    const perY = bbox.height / high;
     ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top - size, bbox.width + size, bbox.height + 2 * size);
+    ctx.clip();
+    let last = -1;
+    for (let i = x.length - 1; i >= 0; i--) { // the latest on top of nobody: they are drawn first
+      const value = y[i];
+      if (value === null || x[i] < from) continue;
+      const left = (x[i] - from) * perX;
+      const top = (high - Math.min(value, high)) * perY;
+      const place = Math.floor(top / cell) * columns + Math.floor(left / cell);
+      const bit = 1 << Math.min(tier[i], 5);
+      if (taken[place] & bit) continue;
+      taken[place] |= bit;
+      if (tier[i] !== last) {
+        last = tier[i];
+        ctx.fillStyle = tierColour(last);
+      }
+      ctx.fillRect(bbox.left + left - cell, bbox.top + top - cell, size, size);
+    }
+    const promised = bbox.top + (high - 100) * perY;
     ctx.strokeStyle = paint.bad;
-    ctx.lineWidth = 1.5 * devicePixelRatio;
+    ctx.lineWidth = 2 * devicePixelRatio;
     ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
     ctx.beginPath();
-    ctx.moveTo(bbox.left, y);
-    ctx.lineTo(bbox.left + bbox.width, y);
+    ctx.moveTo(bbox.left, promised);
+    ctx.lineTo(bbox.left + bbox.width, promised);
     ctx.stroke();
     ctx.restore();
   };
@@ -88,44 +105,39 @@
       stroke: () => paint.text, grid: { stroke: () => paint.line, width: 1 }, ticks: { show: false },
       font: "12px system-ui, sans-serif",
     };
+    const splits = (u) => {
+      const num = u.width < 420 ? 3 : 5;
+      return [...Array(num + 1).keys()].map((n) => store.now - (store.span * (num - n)) / num);
+    };
+    const ago = (t) => (t === store.now ? "now" : `−${Math.round(store.now - t)} s`);
     return [
-      { ...shared, space: 70, size: 28, values: (u, ticks) => ticks.map((t) => (t === 0 ? "now" : `${t} s`)) },
+      { ...shared, size: 28, splits, values: (u, ticks) => ticks.map(ago) },
       { ...shared, size: 48, values: (u, ticks) => ticks.map((t) => (t >= 10000 ? `${t / 1000}k` : t)) },
     ];
   };
 
-  const build = (id, holder, series, options) => new uPlot({
+  const build = (holder, series, range, hooks) => new uPlot({
     width: Math.max(holder.clientWidth, 100), height: holder.clientHeight,
     legend: { show: false }, cursor: { show: false },
-    scales: { x: { time: false, range: () => [-store.span, 0] }, y: { range: options.range } },
-    axes: axes(), series: [{}, ...series], hooks: options.hooks || {},
+    scales: { x: { time: false, range: () => [store.now - store.span, store.now] }, y: { range } },
+    axes: axes(), series: [{}, ...series], hooks,
   }, [[], ...series.map(() => [])], holder);
 
   const dotChart = (column) => ({
-    series: () => store.tiers.map((tier, n) => ({
-      label: tier, fill: () => tierColour(n), stroke: () => tierColour(n), paths: squares, points: { show: false },
-    })),
-    options: { range: (u, low, high) => [0, Math.max(125, Math.min(MOST_Y, high || 0) * 1.05)], hooks: { draw: [promiseLine] } },
-    data: () => {
-      const xs = [];
-      const ys = store.tiers.map(() => []);
-      const index = new Map(store.tiers.map((tier, n) => [tier, n]));
-      for (const dot of store.dots) {
-        const n = index.get(dot[1]);
-        if (n === undefined || dot[column] === null) continue;
-        xs.push((dot[0] - store.now) / 1000);
-        ys.forEach((y, m) => y.push(m === n ? Math.min(dot[column], MOST_Y) : null));
-      }
-      return [xs, ...ys];
+    series: () => [{ show: true, paths: () => null, points: { show: false } }],
+    range: () => {
+      let most = 125;
+      for (const value of store.dots[column]) if (value > most) most = value;
+      return [0, Math.min(most, MOST_Y)];
     },
+    hooks: { draw: [drawDots(column)] },
+    data: () => [[store.now - store.span, store.now], [0, 0]],
   });
   const lineChart = (names, options = {}) => ({
     series: () => names().map(([label], n) => ({ label, stroke: () => tierColour(n), width: 2, points: { show: false } })),
-    options: { range: (u, low, high) => [0, options.most || Math.max(options.least || 4, (high || 0) * 1.1)] },
-    data: () => {
-      const xs = store.samples.map((one) => (one.t - store.now) / 1000);
-      return [xs, ...names().map(([, read]) => store.samples.map(read))];
-    },
+    range: (u, low, high) => [0, options.most || Math.max(options.least || 4, (high || 0) * 1.1)],
+    hooks: {},
+    data: () => [store.samples.map((one) => one.t / 1000), ...names().map(([, read]) => store.samples.map(read))],
   });
   const kinds = {
     ttft: dotChart(2),
@@ -135,20 +147,30 @@
     memory: lineChart(() => [["Device", (s) => s.kv], ["Parked on the host", (s) => s.host]], { most: 100 }),
   };
 
-  const draw = () => {
-    if (typeof uPlot === "undefined" || document.hidden) return;
-    for (const [id, kind] of Object.entries(kinds)) {
-      const holder = document.getElementById(`plot-${id}`);
-      if (!holder) continue;
+  // One chart a frame: none of them holds up the browser for long.
+  let waiting = [];
+  const drawNext = () => {
+    const id = waiting.shift();
+    if (id === undefined) return;
+    const holder = document.getElementById(`plot-${id}`);
+    if (holder) {
+      const kind = kinds[id];
       let chart = charts.get(id);
       if (!chart || chart.root.parentNode !== holder) {
         if (chart) chart.destroy();
         holder.replaceChildren();
-        chart = build(id, holder, kind.series(), kind.options);
+        chart = build(holder, kind.series(), kind.range, kind.hooks);
         charts.set(id, chart);
       }
       chart.setData(kind.data());
     }
+    if (waiting.length) requestAnimationFrame(drawNext);
+  };
+  const draw = () => {
+    if (typeof uPlot === "undefined" || document.hidden) return;
+    const isIdle = waiting.length === 0;
+    waiting = Object.keys(kinds);
+    if (isIdle) requestAnimationFrame(drawNext);
   };
   const rebuild = () => {
     readColours();
@@ -158,21 +180,31 @@
   readColours();
   live.addEventListener("points", (event) => {
     const news = JSON.parse(event.detail.data);
-    if (news.reset || news.tiers.join() !== store.tiers.join()) {
-      if (news.tiers.join() !== store.tiers.join()) {
-        for (const chart of charts.values()) chart.destroy();
-        charts.clear();
-      }
-      store.dots = [];
+    if (news.tiers.join() !== store.tiers.join()) {
+      for (const chart of charts.values()) chart.destroy();
+      charts.clear();
+    }
+    if (news.reset) {
+      store.dots = { x: [], tier: [], 2: [], 3: [] };
       store.samples = [];
     }
     store.tiers = news.tiers;
     store.span = news.span_s;
-    store.now = news.now;
-    const oldest = news.now - 1000 * news.span_s;
-    store.dots = store.dots.concat(news.dots).filter((dot) => dot[0] > oldest);
-    store.samples = store.samples.concat(news.samples).filter((one) => one.t > oldest);
-    if (!held) requestAnimationFrame(draw);
+    store.now = news.now / 1000;
+    const { dots } = store;
+    const index = new Map(news.tiers.map((tier, n) => [tier, n]));
+    for (const [at, tier, ttft, tbt] of news.dots) {
+      dots.x.push(at / 1000);
+      dots.tier.push(index.has(tier) ? index.get(tier) : 5);
+      dots[2].push(ttft);
+      dots[3].push(tbt);
+    }
+    const oldest = store.now - store.span;
+    let old = 0;
+    while (old < dots.x.length && dots.x[old] < oldest) old++;
+    if (old > 500) for (const list of Object.values(dots)) list.splice(0, old);
+    store.samples = store.samples.concat(news.samples).filter((one) => one.t / 1000 > oldest);
+    if (!held) draw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", rebuild);
   new ResizeObserver(() => {
