@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.grafana.board_shapes import Board, Panel, Query, Row
-from dashboards.grafana.queries import JOB, JOBS, rate
+from dashboards.grafana.queries import JOB, JOBS, quantile, rate
 
 ADMISSION_BOARD = Board(
     "tiergate-admission",
@@ -94,6 +94,30 @@ ADMISSION_BOARD = Board(
             "0.9 is meant.",
             width=12,
             most=1,
+        ),
+        Panel(
+            "Forecast of the first token: seconds off, p90",
+            (
+                Query(
+                    quantile(0.9, "tiergate_predictor_error_seconds", "tiergate_side"),
+                    "{{tiergate_side}}",
+                ),
+            ),
+            "s",
+            "Apart for tokens that came early and late: only late ones break promises.",
+            width=12,
+        ),
+        Panel(
+            "Reservations of limits",
+            (
+                Query(
+                    f"sum by (tiergate_state) ({rate('tiergate_limits_reservations_total')})",
+                    "{{tiergate_state}}",
+                ),
+            ),
+            "reqps",
+            "Granted locally: the store of limits was away.",
+            width=12,
         ),
         Row("Lengths of answers"),
         Panel(

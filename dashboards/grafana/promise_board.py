@@ -139,6 +139,37 @@ OVERVIEW = Board(
             ),
             "s",
         ),
+        Panel(
+            "Mean time per token, p95",
+            (
+                Query(
+                    quantile(
+                        0.95, "gen_ai_server_time_per_output_token_seconds", "tiergate_tier", TIER
+                    ),
+                    "{{tiergate_tier}}",
+                ),
+            ),
+            "s",
+            "A mean for each request: it hides pauses. The promise is about gaps.",
+            width=12,
+        ),
+        Panel(
+            "Length of answers, p95",
+            (
+                Query(
+                    quantile(
+                        0.95,
+                        "gen_ai_client_token_usage",
+                        "tiergate_tier",
+                        TIER + ',gen_ai_token_type="output"',
+                    ),
+                    "{{tiergate_tier}}",
+                ),
+            ),
+            "short",
+            "In tokens.",
+            width=12,
+        ),
         Row("Traffic"),
         Panel(
             "Requests by tier",

@@ -178,6 +178,33 @@ def test_an_idle_tenant_is_silent_though_its_past_was_bad(tmp_path: Path) -> Non
     )
 
 
+def test_workers_and_gateways_of_a_job_are_one_tier(tmp_path: Path) -> None:
+    """Six bad requests at each of three series are eighteen of the tier; another job is another."""
+    asked, bad = counter((H, 1)), counter((H - 6, 0), (6, 1))
+    series = tier_events("premium", "ttft", asked, bad)
+    parts = {
+        name.replace('instance="g:8000"', more): values
+        for more in (
+            'instance="g:8000",worker="1"',
+            'instance="g:8000",worker="2"',
+            'instance="other:8000"',
+        )
+        for name, values in series.items()
+    }
+    staging = {name.replace('job="tiergate"', 'job="staging"'): v for name, v in parts.items()}
+    one = {name.replace("g:8000", "alone:8000"): values for name, values in series.items()}
+    page = {(FAST, "premium", "ttft")}
+    check(
+        tmp_path,
+        [P99],
+        [
+            Scene(parts, {H: page}, only=FAST),
+            Scene(one, {H: set()}, only=FAST),
+            Scene(one | staging, {H: set()}, only=FAST),
+        ],
+    )
+
+
 def test_a_slow_tenant_is_found_by_its_fifth_failure(tmp_path: Path) -> None:
     every_half_hour = counter(*[(1, 1), (29, 0)] * 8)
     series = tenant_events("slow", every_half_hour, every_half_hour, objectives=BOTH)
