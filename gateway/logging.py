@@ -14,6 +14,10 @@ from typing import Any
 
 import orjson
 
+# What a library of ours says over and over while something is away: once a minute is enough.
+REPEATING = ("opentelemetry",)
+REPEAT_S = 60.0
+MOST_SAID = 100
 FIELDS = "fields"  # the key under which `extra` carries a line's own fields
 
 
@@ -34,6 +38,26 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class Repeated(logging.Filter):
+    """Lets a line of a library that repeats itself pass once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True for what is to be logged."""
+        if not record.name.startswith(REPEATING):
+            return True
+        key = (record.name, str(record.msg))
+        if record.created - self._said.get(key, -REPEAT_S) < REPEAT_S:
+            return False
+        if len(self._said) >= MOST_SAID:
+            self._said.clear()
+        self._said[key] = record.created
+        return True
+
+
 def describe(error: BaseException) -> list[str]:
     """Return an exception as places and types, innermost last, without any message."""
     lines: list[str] = []
@@ -50,8 +74,9 @@ def set_up(level: str) -> None:
     """Send every log line of this process to stderr, in this form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(Repeated())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("uvicorn", "uvicorn.error", "asyncio", "alembic"):
+    for noisy in ("uvicorn", "uvicorn.error", "asyncio", "alembic", "urllib3", "httpx"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -123,7 +123,6 @@ BROAD_EXCEPT = {
     "engine/learning/background.py",  # or guesses grow old for ever, and nobody knows
     "engine/serving/loop.py",
     "gateway/metering.py",
-    "gateway/otel/pusher.py",  # or one odd record ends all telemetry, and nobody knows
 }
 
 

@@ -7,10 +7,15 @@ engine saw has two spans, one that nobody understood has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.status import Status, StatusCode
 
 from engine.core.clock import NS_PER_S
 from engine.core.decision import Decision, DecisionKind, RequestRecord
@@ -18,14 +23,14 @@ from engine.core.request import FinishReason
 from engine.core.stats import RequestStats
 from gateway import metric_names as names
 from gateway.otel import span_names as say
-from gateway.otel.protobuf import Value, key_values
 from gateway.otel.trace_context import Trace, new_span_id
 from gateway.request_records import ChoiceRecord, DoorRecord
 
+Value: TypeAlias = str | bool | int | float | Sequence[str]
+
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 MOST_CHOICES = 16  # of one answer are drawn
 MOST_EVENTS = 64  # of one choice
-# Bit 8: the next says whether the parent is in another process; bit 9: it is.
-_KNOWN_LOCAL, _KNOWN_REMOTE = 0x101, 0x301
 _FAILED = (FinishReason.FAILED, FinishReason.EXPIRED, FinishReason.REJECTED)
 _EVENTS: Mapping[DecisionKind, str] = {
     DecisionKind.PREEMPTED: say.PREEMPTED,
@@ -59,66 +64,68 @@ class Ended:
 class Pen:
     """Makes spans of one trace. `offset_ns` leads from the monotonic clock to Unix time."""
 
-    def __init__(self, trace: Trace, offset_ns: int) -> None:
-        self._trace_id = bytes.fromhex(trace.trace_id)
+    def __init__(self, ended: Ended, offset_ns: int, resource: Resource, scope: Scope) -> None:
+        self._trace_id = int(ended.trace.trace_id, 16)
         self._offset_ns = offset_ns
+        self._resource = resource
+        self._scope = scope
+
+    def context(self, span_id: str, *, is_remote: bool = False) -> SpanContext:
+        """Return the context of a span of this trace."""
+        return SpanContext(self._trace_id, int(span_id, 16), is_remote, SAMPLED)
 
     def span(
         self,
         name: str,
         start_ns: int,
         end_ns: int,
-        parent_id: str,
+        parent: SpanContext | None,
         attributes: Mapping[str, Value | None],
         *,
         span_id: str = "",
-        kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL,
-        is_remote: bool = False,
+        kind: SpanKind = SpanKind.INTERNAL,
+        events: Sequence[Event] = (),
         failed: bool = False,
-    ) -> Span:
+    ) -> ReadableSpan:
         """Return a span; one that would end before it begins has no length."""
-        made = Span(
-            trace_id=self._trace_id,
-            span_id=bytes.fromhex(span_id or new_span_id()),
-            parent_span_id=bytes.fromhex(parent_id),
+        return ReadableSpan(
             name=name,
+            context=self.context(span_id or new_span_id()),
+            parent=parent,
+            resource=self._resource,
+            attributes=known(attributes),
+            events=events,
             kind=kind,
-            start_time_unix_nano=start_ns + self._offset_ns,
-            end_time_unix_nano=max(end_ns, start_ns) + self._offset_ns,
-            attributes=key_values(attributes),
-            flags=_KNOWN_REMOTE if is_remote else _KNOWN_LOCAL,
-        )
-        if failed:
-            made.status.code = Status.STATUS_CODE_ERROR
-        return made
-
-    def event(
-        self, span: Span, name: str, at_ns: int, attributes: Mapping[str, Value | None]
-    ) -> None:
-        """Put an event on a span."""
-        span.events.append(
-            Span.Event(
-                name=name,
-                time_unix_nano=at_ns + self._offset_ns,
-                attributes=key_values(attributes),
-            )
+            status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
+            start_time=start_ns + self._offset_ns,
+            end_time=max(end_ns, start_ns) + self._offset_ns,
+            instrumentation_scope=self._scope,
         )
 
+    def event(self, name: str, at_ns: int, attributes: Mapping[str, Value | None]) -> Event:
+        """Return an event."""
+        return Event(name, known(attributes), at_ns + self._offset_ns)
 
-def draw(ended: Ended, offset_ns: int) -> Iterator[Span]:
+
+def known(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
+    """Return attributes that have a value."""
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def draw(pen: Pen, ended: Ended) -> Iterator[ReadableSpan]:
     """Yield the request's spans, the server's first."""
-    pen, door = Pen(ended.trace, offset_ns), ended.door
+    door, server = ended.door, pen.context(ended.trace.span_id)
     yield _server(pen, ended)
     if door is None:
         return
-    yield _admit(pen, ended.trace.span_id, door)
+    yield _admit(pen, server, door)
     if door.admitted_ns is None:
         return
     for choice in door.choices[:MOST_CHOICES]:
-        yield from _choice(pen, ended.trace.span_id, door, choice, ended.engines.get(choice.id))
+        yield from _choice(pen, server, door, choice, ended.engines.get(choice.id))
 
 
-def _server(pen: Pen, ended: Ended) -> Span:
+def _server(pen: Pen, ended: Ended) -> ReadableSpan:
     fields, trace = ended.fields, ended.trace
     is_fault = ended.status >= 500 or not ended.status
     outcome = _text(fields.get("outcome"))
@@ -129,7 +136,7 @@ def _server(pen: Pen, ended: Ended) -> Span:
         f"{ended.method} {ended.route}",
         ended.arrival_ns,
         ended.ended_ns,
-        trace.parent_id,
+        pen.context(trace.parent_id, is_remote=True) if trace.parent_id else None,
         {
             say.HTTP_METHOD: ended.method,
             say.HTTP_ROUTE: ended.route,
@@ -144,8 +151,7 @@ def _server(pen: Pen, ended: Ended) -> Span:
             names.ERROR_TYPE: error or None,
         },
         span_id=trace.span_id,
-        kind=Span.SPAN_KIND_SERVER,
-        is_remote=bool(trace.parent_id),
+        kind=SpanKind.SERVER,
         failed=is_fault and outcome != names.OUTCOME_DISCONNECTED,
     )
 
@@ -154,14 +160,14 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _admit(pen: Pen, parent_id: str, door: DoorRecord) -> Span:
+def _admit(pen: Pen, parent: SpanContext, door: DoorRecord) -> ReadableSpan:
     end_ns = door.admitted_ns or door.refused_ns or door.ended_ns or door.arrival_ns
     forecast = door.forecast
     return pen.span(
         say.ADMIT,
         door.arrival_ns,
         end_ns,
-        parent_id,
+        parent,
         {
             names.TENANT: door.tenant_id,
             names.TIER: door.tier_served,
@@ -177,8 +183,12 @@ def _admit(pen: Pen, parent_id: str, door: DoorRecord) -> Span:
 
 
 def _choice(
-    pen: Pen, parent_id: str, door: DoorRecord, choice: ChoiceRecord, engine: RequestRecord | None
-) -> Iterator[Span]:
+    pen: Pen,
+    parent: SpanContext,
+    door: DoorRecord,
+    choice: ChoiceRecord,
+    engine: RequestRecord | None,
+) -> Iterator[ReadableSpan]:
     stats, watch = choice.stats, choice.stopwatch
     admitted_ns = door.admitted_ns or door.arrival_ns
     over_ns = door.ended_ns or admitted_ns
@@ -186,34 +196,36 @@ def _choice(
     if started_ns is None and watch is not None:
         started_ns = watch.first_ns  # its end is not known here: all that is sure
     queued = {names.TIER: door.tier_served, say.RESPONSE_ID: choice.id}
-    yield pen.span(say.QUEUE, admitted_ns, started_ns or over_ns, parent_id, queued)
+    yield pen.span(say.QUEUE, admitted_ns, started_ns or over_ns, parent, queued)
     if started_ns is None:
         return
     # The engine is done before the last text is out, or the client left and it was never heard of.
     ended_ns = over_ns if stats is None else stats.last_token_ns or stats.finished_ns
     is_failed = stats is not None and stats.finish_reason in _FAILED
+    decisions = () if engine is None else engine.decisions
+    events = [pen.event(say.FIRST_TOKEN_DUE, choice.due_ns, {})]
+    if watch is not None and watch.first_ns is not None:
+        events.append(pen.event(say.FIRST_TOKEN, watch.first_ns, {}))
+        events.append(pen.event(say.LAST_TOKEN, watch.last_ns or watch.first_ns, {}))
+    for one in _told(decisions):
+        why = None if one.reason is None else one.reason.value
+        about = {say.REASON: why, say.STEP: one.step}
+        events.append(pen.event(_EVENTS[one.kind], one.at_ns, about))
     inference = pen.span(
         f"{door.operation} {door.model}",
         started_ns,
         ended_ns,
-        parent_id,
+        parent,
         _inference_attributes(door, choice),
-        kind=Span.SPAN_KIND_CLIENT,
+        kind=SpanKind.CLIENT,
+        events=events,
         failed=is_failed,
     )
-    if watch is not None and watch.first_ns is not None:
-        pen.event(inference, say.FIRST_TOKEN, watch.first_ns, {})
-        pen.event(inference, say.LAST_TOKEN, watch.last_ns or watch.first_ns, {})
-    pen.event(inference, say.FIRST_TOKEN_DUE, choice.due_ns, {})
-    inference_id = inference.span_id.hex()
-    phases = [] if stats is None else list(_phases(pen, inference_id, started_ns, stats))
-    decisions = () if engine is None else engine.decisions
-    phases += _parked(pen, inference_id, decisions, ended_ns)
-    for one in _told(decisions):
-        why = None if one.reason is None else one.reason.value
-        pen.event(inference, _EVENTS[one.kind], one.at_ns, {say.REASON: why, say.STEP: one.step})
     yield inference
-    yield from phases
+    within = inference.context
+    if stats is not None:
+        yield from _phases(pen, within, started_ns, stats)
+    yield from _parked(pen, within, decisions, ended_ns)
 
 
 def _inference_attributes(door: DoorRecord, choice: ChoiceRecord) -> dict[str, Value | None]:
@@ -255,33 +267,35 @@ def _inference_attributes(door: DoorRecord, choice: ChoiceRecord) -> dict[str, V
     return found
 
 
-def _phases(pen: Pen, parent_id: str, started_ns: int, stats: RequestStats) -> Iterator[Span]:
+def _phases(
+    pen: Pen, parent: SpanContext, started_ns: int, stats: RequestStats
+) -> Iterator[ReadableSpan]:
     first_ns = stats.first_token_ns
-    yield pen.span(say.PREFILL, started_ns, first_ns or stats.finished_ns, parent_id, {})
+    yield pen.span(say.PREFILL, started_ns, first_ns or stats.finished_ns, parent, {})
     if first_ns is not None:
         last_ns = stats.last_token_ns or first_ns
-        yield pen.span(say.DECODE, first_ns, last_ns, parent_id, {})
+        yield pen.span(say.DECODE, first_ns, last_ns, parent, {})
 
 
 def _parked(
-    pen: Pen, parent_id: str, decisions: tuple[Decision, ...], ended_ns: int
-) -> Iterator[Span]:
+    pen: Pen, parent: SpanContext, decisions: tuple[Decision, ...], ended_ns: int
+) -> Iterator[ReadableSpan]:
     """Yield a span from each parking to the return, or to whatever came instead of it."""
     since: Decision | None = None
     for one in decisions:
         if one.kind is DecisionKind.PARKED:
             since = one
         elif since is not None and one.kind in (DecisionKind.RETURNED, DecisionKind.FAULT):
-            yield _stay(pen, parent_id, since, one.at_ns)
+            yield _stay(pen, parent, since, one.at_ns)
             since = None
     if since is not None:
-        yield _stay(pen, parent_id, since, ended_ns)
+        yield _stay(pen, parent, since, ended_ns)
 
 
-def _stay(pen: Pen, parent_id: str, since: Decision, until_ns: int) -> Span:
+def _stay(pen: Pen, parent: SpanContext, since: Decision, until_ns: int) -> ReadableSpan:
     why = None if since.reason is None else since.reason.value
     attributes = {say.REASON: why, say.STEP: since.step}
-    return pen.span(say.PARKED, since.at_ns, until_ns, parent_id, attributes)
+    return pen.span(say.PARKED, since.at_ns, until_ns, parent, attributes)
 
 
 def _told(decisions: tuple[Decision, ...]) -> list[Decision]:

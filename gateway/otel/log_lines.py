@@ -7,25 +7,26 @@ itself has to say is not pushed: a collector that is away must not make more to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from gateway.logging import FIELDS, describe
 from gateway.otel import span_names as say
-from gateway.otel.protobuf import Value, any_value, key_values
-from gateway.otel.pusher import Queue
+from gateway.otel.drawing import Value, known
 from gateway.otel.trace_context import CURRENT, Trace
 
 MOST_BODY = 4096  # characters of a message
-_NOT_PUSHED = ("gateway.otel.", "httpx", "httpcore", "opentelemetry")
-_SEVERITIES: Mapping[int, SeverityNumber.ValueType] = {
-    logging.DEBUG: SeverityNumber.SEVERITY_NUMBER_DEBUG,
-    logging.INFO: SeverityNumber.SEVERITY_NUMBER_INFO,
-    logging.WARNING: SeverityNumber.SEVERITY_NUMBER_WARN,
-    logging.ERROR: SeverityNumber.SEVERITY_NUMBER_ERROR,
-    logging.CRITICAL: SeverityNumber.SEVERITY_NUMBER_FATAL,
+_NOT_PUSHED = ("gateway.otel.", "opentelemetry", "requests", "urllib3", "httpx", "httpcore")
+_SEVERITIES: Mapping[int, SeverityNumber] = {
+    logging.DEBUG: SeverityNumber.DEBUG,
+    logging.INFO: SeverityNumber.INFO,
+    logging.WARNING: SeverityNumber.WARN,
+    logging.ERROR: SeverityNumber.ERROR,
+    logging.CRITICAL: SeverityNumber.FATAL,
 }
 
 
@@ -42,18 +43,18 @@ class Line(NamedTuple):
 
 
 class PushHandler(logging.Handler):
-    """Puts every line into a queue; never waits, never raises."""
+    """Hands on every line; never waits, never raises."""
 
-    def __init__(self, queue: Queue[Line]) -> None:
+    def __init__(self, take: Callable[[Line], None]) -> None:
         super().__init__()
-        self._queue = queue
+        self._take = take
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line."""
         if record.name.startswith(_NOT_PUSHED):
             return
         error = record.exc_info[1] if record.exc_info else None
-        self._queue.put(
+        self._take(
             Line(
                 int(record.created * 1e9),
                 record.levelno,
@@ -75,24 +76,28 @@ def log_record(line: Line) -> LogRecord:
     for name, value in line.fields.items():
         if name == "trace_id":
             continue
-        known = say.LOG_FIELDS.get(name)
-        attributes[say.OTHER_FIELD + name if known is None else known[0]] = _plain(value)
+        listed = say.LOG_FIELDS.get(name)
+        attributes[say.OTHER_FIELD + name if listed is None else listed[0]] = _plain(value)
     if line.exception:
         attributes[say.EXCEPTION_TYPE] = line.exception[-1]
         attributes[say.EXCEPTION_PLACES] = "\n".join(line.exception)
-    record = LogRecord(
-        time_unix_nano=line.unix_ns,
-        observed_time_unix_nano=line.unix_ns,
-        severity_number=_SEVERITIES.get(line.level, SeverityNumber.SEVERITY_NUMBER_UNSPECIFIED),
+    return LogRecord(
+        timestamp=line.unix_ns,
+        observed_timestamp=line.unix_ns,
+        context=_context(line.trace),
+        severity_number=_SEVERITIES.get(line.level, SeverityNumber.UNSPECIFIED),
         severity_text=logging.getLevelName(line.level).lower(),
-        body=any_value(line.message[:MOST_BODY]),
-        attributes=key_values(attributes),
+        body=line.message[:MOST_BODY],
+        attributes=known(attributes),
     )
-    if line.trace is not None:
-        record.trace_id = bytes.fromhex(line.trace.trace_id)
-        record.span_id = bytes.fromhex(line.trace.span_id)
-        record.flags = int(line.trace.is_sampled)
-    return record
+
+
+def _context(trace: Trace | None) -> Context:
+    if trace is None:
+        return Context()
+    flags = TraceFlags(TraceFlags.SAMPLED if trace.is_sampled else TraceFlags.DEFAULT)
+    within = SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), False, flags)
+    return set_span_in_context(NonRecordingSpan(within), Context())
 
 
 def _plain(value: Any) -> Value | None:

@@ -122,9 +122,6 @@ async def test_every_span_on_the_wire(tmp_path: Path) -> None:
     for span in servers:
         found = set(plain(span.attributes))
         assert set(FACTS["http_server_span"]["required"]) <= found
-        assert span.name == "{http.request.method} {http.route}".format_map(
-            {"http.request.method": "", **plain(span.attributes)}
-        ) or span.name.startswith("POST /v1/")
     for span in models:
         attributes = plain(span.attributes)
         kind = "embeddings" if attributes[names.OPERATION] == "embeddings" else "inference"
