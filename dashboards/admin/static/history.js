@@ -20,6 +20,9 @@
     const unit = figure.dataset.unit;
     const isShare = unit === "%";
     const text = (value) => (value === null || value === undefined ? "–" : isShare ? `${value.toFixed(2)} %` : `${compact.format(value)} ${unit}`);
+    // Days where the chart is of days, else hours as well; always UTC, as everything here.
+    const form = data.to - data.from > 3 * 86400 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" };
+    const when = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: "UTC" });
     const lone = data.x.length < 3;
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     const low = Math.min(...data.lines.flatMap((line) => line.values.filter((v) => v !== null)), 100);
@@ -28,7 +31,7 @@
       height: 220,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "UTC"),
       scales: { x: { range: [data.from, data.to] }, y: isShare ? { range: [Math.max(0, Math.floor(low - 2)), 100.5] } : { range: (_, __, max) => [0, max || 1] } },
-      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map((v) => (isShare ? `${+v.toFixed(2)} %` : compact.format(v))) }],
+      axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((t) => when.format(t * 1000)) }, { ...axis, size: 60, values: (_, ticks) => ticks.map((v) => (isShare ? `${+v.toFixed(2)} %` : compact.format(v))) }],
       series: [
         { value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" },
         ...data.lines.map((line, at) => ({
