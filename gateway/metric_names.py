@@ -219,7 +219,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 REQUEST_UNIT, TOKEN_UNIT, BLOCK_UNIT = "{request}", "{token}", "{block}"
-# What is not here has no unit of its own. Words in braces are annotations: Prometheus drops them.
+# What is not here has none: a unit of "1" would make `_ratio` of every gauge. Words in braces are
+# annotations: Prometheus drops them.
 UNITS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys((SERVER_DURATION, SERVER_TTFT, SERVER_TPOT, GAP), "s"),

@@ -206,7 +206,7 @@ class MeasureExporter(MetricExporter):
             for reading in one.histogram.read(takes_examples=True)
         ]
         data = HistogramData(points, AggregationTemporality.CUMULATIVE)
-        unit = names.UNITS.get(one.name, "1")
+        unit = names.UNITS.get(one.name, "")
         return Metric(one.name, names.DESCRIPTIONS[one.name], unit, data)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

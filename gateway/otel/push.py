@@ -177,7 +177,7 @@ def _observe(meter: Meter, one: Observed) -> None:
         # A bool is an int too, but not to the protocol.
         return [Observation(+value, attributes) for value, attributes in one.read()]
 
-    unit = names.UNITS.get(one.name, "1")
+    unit = names.UNITS.get(one.name, "")
     make = meter.create_observable_counter if one.is_counter else meter.create_observable_gauge
     make(one.name, [callback], unit, names.DESCRIPTIONS[one.name])
 

@@ -19,7 +19,7 @@ from gateway.otel import span_names as say
 
 FACTS = json.loads((Path(__file__).parent / "semantic_conventions.json").read_text())
 INSTRUMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-/]{0,254}")
-UNIT = re.compile(r"1|s|By|\{[a-z]+\}")  # UCUM, and annotations in braces
+UNIT = re.compile(r"|s|By|\{[a-z]+\}")  # UCUM, and annotations in braces; shares have none
 PYTHON_TYPES = {"string": str, "int": int, "double": float, "boolean": bool, "enum": str}
 # Unlike all others these have no series before something has gone wrong, or was learned.
 SELDOM = {
