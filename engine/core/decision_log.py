@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 
 from engine.core.decision import Decision, DecisionKind, Reason, RequestRecord
-from engine.core.decision_trace import MOST_OTHERS, Trace, next_due_ns
+from engine.core.decision_trace import MOST_DECISIONS, MOST_OTHERS, Trace, next_due_ns
 from engine.core.errors import RefusalReason
 from engine.core.queues import Queues
 from engine.core.request import Request, RequestOrder
@@ -184,25 +184,31 @@ class DecisionLog:
                 trace.change(request, reason, self._step, now_ns, is_due=is_due)
 
     def rethought(self, news: Mapping[str, str], now_ns: int) -> None:
-        """The policy thinks otherwise of these requests, by id, and says how."""
+        """The policy thinks otherwise of these requests, by id, and says how.
+
+        Dozens may be told of in one step, so this is written out: entries are made bare, as the
+        starts are, and what is due is asked of nobody while there is no first token.
+        """
+        find, step, kind, new = self._live.get, self._step, DecisionKind.POLICY, tuple.__new__
         for name, words in news.items():
-            trace = self._live.get(name)
-            if trace is None or trace.request is None:
+            trace = find(name)
+            if trace is None or (request := trace.request) is None:
                 continue
-            last = trace.decisions[-1] if trace.decisions else None
-            due_ns = next_due_ns(trace.request)
-            if last is not None and last.kind is DecisionKind.POLICY and last.detail == words:
-                again = last._replace(until_ns=now_ns, until_step=self._step)
-                trace.decisions[-1] = again._replace(num_steps=last.num_steps + 1)
-                continue
-            # Dozens may be told of in one step: made bare, as the starts are.
-            trace.add(
-                tuple.__new__(
-                    Decision,
-                    (DecisionKind.POLICY, now_ns, self._step, now_ns, self._step, None, True, 1,
-                     0, 0, due_ns, (), (), (), words),
+            decisions = trace.decisions
+            if decisions and (last := decisions[-1]).kind is kind and last.detail == words:
+                decisions[-1] = last._replace(
+                    until_ns=now_ns, until_step=step, num_steps=last.num_steps + 1
                 )
-            )  # fmt: skip
+                continue
+            due_ns = trace.first_due_ns if request.first_token_ns is None else next_due_ns(request)
+            entry = new(
+                Decision,
+                (kind, now_ns, step, now_ns, step, None, True, 1, 0, 0, due_ns, (), (), (), words),
+            )
+            if len(decisions) < MOST_DECISIONS:
+                decisions.append(entry)
+            else:
+                trace.add(entry)
 
     # Waiting
 

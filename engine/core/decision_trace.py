@@ -47,6 +47,7 @@ class Trace:
         "decisions",
         "end",
         "estimate",
+        "first_due_ns",
         "first_waits",
         "held_is_due",
         "held_ns",
@@ -88,6 +89,7 @@ class Trace:
         self.id, self.tenant, self.tier, self.slo = order.id, order.tenant, order.tier, order.slo
         self.arrival_ns, self.submitted_ns = order.arrival_ns, now_ns
         self.num_prompt_tokens, self.max_tokens = len(order.prompt), order.sampling.max_tokens
+        self.first_due_ns = self.slo.first_token_due_ns(order.arrival_ns, self.num_prompt_tokens)
         self.request = request
         self.estimate: LengthEstimate | None = order.estimate
         self.is_followed = is_followed
@@ -184,8 +186,7 @@ class Trace:
         end = self.end
         if end is None:
             return True
-        due_ns = self.slo.first_token_due_ns(self.arrival_ns, self.num_prompt_tokens)
-        first_ns = end.first_token_ns
+        due_ns, first_ns = self.first_due_ns, end.first_token_ns
         if end.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return end.finish_reason is not FinishReason.CANCELLED
         is_late = first_ns is None or first_ns > due_ns
@@ -219,7 +220,7 @@ class Trace:
             read_ns=now_ns,
             arrival_ns=arrival_ns,
             submitted_ns=self.submitted_ns,
-            first_token_due_ns=slo.first_token_due_ns(arrival_ns, num_prompt),
+            first_token_due_ns=self.first_due_ns,
             tbt_ns=slo.tbt_ns,
             tbt_mode=slo.tbt_mode,
             pace_ns=slo.pace_ns,

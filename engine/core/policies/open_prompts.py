@@ -6,7 +6,7 @@ step looks only at the first prompts of a class, so that its cost does not grow 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections import deque
 from typing import TypeAlias
 
@@ -24,8 +24,9 @@ SLACK = 64  # entries of those who left are swept out when they are more than th
 _Entry: TypeAlias = tuple[int, str, Request, int, float, float]
 
 
-def _due_and_id(entry: _Entry) -> tuple[int, str]:
-    return entry[:2]
+def _insert(entries: list[_Entry], entry: _Entry) -> None:
+    """Put an entry in its place by due time and id; tuples compare without a key's calls."""
+    entries.insert(bisect_left(entries, entry[:2]), entry)
 
 
 def _is_open(request: Request) -> bool:
@@ -65,7 +66,7 @@ class OpenPrompts:
 
     def _file(self, entry: _Entry) -> None:
         entries = self._by_class.setdefault(entry[2].order.slo.rank, [])
-        insort(entries, entry, key=_due_and_id)
+        _insert(entries, entry)
 
     def jobs(self, rank: int, now_ns: int, speed: float, most: int) -> list[Job]:
         """Return a class's first prompts by due time; those too late move to their next stage.
@@ -104,10 +105,11 @@ class OpenPrompts:
                 weight *= self._second_weight
             num_tokens = request.num_prompt_tokens
             jobs.append(new(Job, (name, due, length_ns, weight, done > 0, num_tokens)))
-        for index in reversed(gone):
-            del entries[index]
+        if gone:  # all of them stand near the beginning: one move of the rest
+            end, left = gone[-1] + 1, set(gone)
+            entries[:end] = [entries[index] for index in range(end) if index not in left]
         for entry in again:
-            insort(entries, entry, key=_due_and_id)
+            _insert(entries, entry)
         if again:
             jobs.sort(key=lambda job: (job.due_ns, job.id))
         if not entries:
