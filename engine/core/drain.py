@@ -19,7 +19,7 @@ from engine.core.prompt_plan import PromptOrder
 
 LEAST_SHARE = 0.15  # of a step that prompts get at the least, as the hybrid reckons
 LEAST_LEFT = 0.3  # of the speed, to a class behind others
-LEAST_REST = 0.15  # of a step, that is still to come of one that should be over
+LEAST_REST = 0.05  # of a step, that is still to come of one that should be over
 PEAK_ABOVE = 1.3  # of the pool, the future peak of p90 lengths below which room is found in time
 SPARE_SHARE = 0.03  # of the blocks, that a class behind the first leaves free
 MOST_JOBS = 512
@@ -55,22 +55,31 @@ def decode_ns(load: EngineLoad, num_prompt_tokens: int, num_output_tokens: float
     return num_output_tokens * (load.row_ns + load.context_ns * context)
 
 
-def step_ns(load: EngineLoad, num_prompt_tokens: float) -> float:
-    """Return how long a step takes that runs all decodes and so many prompt tokens."""
+def mixed_ns(load: EngineLoad, num_prompt_tokens: float) -> float:
+    """Return how long a step takes that runs all decodes and so many prompt tokens, unbounded."""
     rows = load.row_ns * load.num_decodes
     contexts = load.context_ns * sum([c.decode_tokens for c in load.classes])
     mixed = load.bare_ns + rows + contexts + load.prompt_token_ns * num_prompt_tokens
-    whole = max(float(load.decode_ns), mixed if num_prompt_tokens else 0.0)
-    return min(whole, budget_ns(load))
+    return max(float(load.decode_ns), mixed if num_prompt_tokens else 0.0)
+
+
+def step_ns(load: EngineLoad, num_prompt_tokens: float) -> float:
+    """Return how long a step takes that runs all decodes and so many prompt tokens."""
+    return min(mixed_ns(load, num_prompt_tokens), budget_ns(load))
 
 
 def budget_ns(load: EngineLoad) -> float:
-    """Return how long a full step lasts: its time budget, or what its token budget takes."""
-    if load.budget_ns:
-        return float(load.budget_ns)
-    if load.step_ns:
-        return float(load.step_ns)
-    return load.bare_ns + load.prompt_token_ns * load.budget_tokens
+    """Return how long a full step lasts: its time budget, or what its tokens take where fewer fit.
+
+    A step that may hold few tokens is over long before its time is.
+    """
+    if not load.budget_ns:
+        if load.step_ns:
+            return float(load.step_ns)
+        return load.bare_ns + load.prompt_token_ns * load.budget_tokens
+    if load.budget_tokens and load.prompt_token_ns:
+        return min(float(load.budget_ns), mixed_ns(load, load.budget_tokens))
+    return float(load.budget_ns)
 
 
 def speed(load: EngineLoad, rank: int, *, has_room: bool) -> float:

@@ -262,3 +262,10 @@ def test_what_was_done_since_the_load_was_read_is_no_longer_ahead() -> None:
     assert now is not None
     assert later is not None
     assert later.raw_ns == pytest.approx(now.raw_ns - S, abs=0.2 * S)
+
+
+def test_a_step_of_few_tokens_is_over_before_its_time_is() -> None:
+    """Where a step may hold 200 tokens, 1,000 take five short steps and not five full ones."""
+    load = dataclasses.replace(make_load(), budget_tokens=200)
+    assert step_ns(load, 5000) == pytest.approx(40 * MS)
+    assert forecast(load, newcomer(1000)).raw_ns == pytest.approx(5 * 40 * MS, rel=0.05)
