@@ -74,20 +74,25 @@ def amount_text(unit: Unit, amount: int | None) -> str:
 async def bars_of(
     database: Database, found: Sequence[ScopeLimits], now: datetime
 ) -> list[BudgetBar]:
-    """Return a bar for each budget of these; one question for each owner and window."""
-    spent: dict[tuple[Scope, str, Period], DayUsage] = {}
+    """Return a bar for each budget of these; one question for each kind of owner and window."""
+    # Those of one model are not added up.
+    owners: dict[tuple[Scope, Period], set[str]] = {}
+    for entry in found:
+        if not entry.model:
+            for budget in entry.budgets:
+                owners.setdefault((entry.scope, budget.period), set()).add(entry.target_id)
+    spent = {
+        (scope, period): await spent_since(database, scope, sorted(ids), *calendar(now, period))
+        for (scope, period), ids in owners.items()
+    }
     bars = []
     for entry in found:
         for budget in entry.budgets:
-            since, until = calendar(now, budget.period)
             amount = None
             if not entry.model:
-                key = (entry.scope, entry.target_id, budget.period)
-                if key not in spent:
-                    spent[key] = await spent_since(
-                        database, entry.scope, entry.target_id, since, until
-                    )
-                used = spent[key]
+                by_owner = spent[entry.scope, budget.period]
+                used = by_owner.get(entry.target_id, DayUsage())
                 amount = used.cost_nano if budget.unit is Unit.NANO else used.tokens
+            since = calendar(now, budget.period)[0]
             bars.append(BudgetBar(entry.scope, entry.target_id, entry.model, budget, since, amount))
     return bars

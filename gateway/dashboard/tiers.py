@@ -46,8 +46,8 @@ from tenants.values import TierRecord
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 LOOK_BACK = timedelta(days=7)
-# So many give an answer that is good to two points; reading them is most of the page's time.
-SAMPLE = 2000
+# So many give an answer that is good to three points; reading them is most of the page's time.
+SAMPLE = 1500
 VERSIONS_SHOWN = 20
 
 
