@@ -66,6 +66,23 @@ class Counts:
             self.failed += count
 
 
+class Sender(Resource):
+    """The SDK's resource, whose hash is worked out once.
+
+    Its exporters group by it: for each span they would write all attributes as JSON to hash them.
+    """
+
+    def __init__(self, like: Resource) -> None:
+        super().__init__(like.attributes, like.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+
 _ANY = SpanContext(INVALID_TRACE_ID, INVALID_SPAN_ID, False, SAMPLED)
 
 

@@ -32,6 +32,7 @@ from gateway.otel.exporters import (
     LogExporter,
     MeasureExporter,
     RequestSpan,
+    Sender,
     TraceExporter,
     line_record,
 )
@@ -93,7 +94,7 @@ class Push:
         from gateway.otel.otlp import log_exporter, metric_exporter, span_exporter
 
         attributes = resource_attributes(self._settings, self._place)
-        resource = self._resource = Resource.create(attributes, SCHEMA_URL)
+        resource = self._resource = Sender(Resource.create(attributes, SCHEMA_URL))
         if METRICS in self.counts:
             self._measure(metric_exporter(self._settings, PATHS[METRICS]), resource)
         if TRACES in self.counts:
