@@ -129,9 +129,11 @@ class Pulse:
         """Add what all workers have done since the last look, and drop what is old."""
         services, place = self._services, self._services.peers.place
         answers = {place.index: own_dots(services, self._seen.get(place.index, 0))}
-        for other in place.others:
-            seen = self._seen.get(other, 0)
-            found = await services.peers.ask_one(other, DOTS, str(seen))
+        others = list(place.others)
+        asked = [
+            services.peers.ask_one(other, DOTS, str(self._seen.get(other, 0))) for other in others
+        ]
+        for other, found in zip(others, await asyncio.gather(*asked), strict=True):
             if found is not None:
                 answers[other] = orjson.loads(found)
         new: list[Dot] = []
