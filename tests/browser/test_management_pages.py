@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser_kit import Site, Tab, open_tab, walk
+from browser_kit import SCHEMES, WIDTHS, Site, Tab, open_tab
 from playwright.async_api import Browser
 from playwright.async_api import Error as PlaywrightError
 
@@ -77,12 +77,18 @@ def world(site: Site) -> dict[str, str]:
     return {"tenant": tenant["id"], "key": key["id"], "plain": key["key"]}
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
 async def test_every_page_is_fit_to_be_seen(
-    site: Site, browser: Browser, world: dict[str, str], name: str
+    site: Site, browser: Browser, world: dict[str, str], scheme: str, width: int
 ) -> None:
-    """Both schemes, both widths: axe finds nothing, nothing sticks out, nothing is refused."""
-    await walk(browser, site, PAGES[name].format(**world), name)
+    """In both schemes and widths: axe finds nothing, nothing sticks out, nothing is refused."""
+    async with open_tab(browser, site, scheme=scheme, width=width) as tab:
+        for name, path in PAGES.items():
+            await tab.go(path.format(**world))
+            await tab.fits()
+            await tab.axe()
+            await tab.shot(f"{name}-{scheme}-{width}")
 
 
 async def tab_to(tab: Tab, selector: str) -> None:
