@@ -246,12 +246,14 @@ async def newest_records(
     if before is not None:
         earlier = or_(_R.arrival < before[0], _R.id < before[1])
         looked = looked.where(and_(_R.arrival <= before[0], earlier))
-    near = looked.subquery()
-    query = select(near).order_by(near.c.arrival.desc(), near.c.id.desc()).limit(limit)
-    if tier is not None:
-        query = query.where(near.c.tier == tier)
-    if outcome is not None:
-        query = query.where(near.c.outcome == outcome.value)
+    query: Select[Any] = looked.limit(limit)
+    if tier is not None or outcome is not None:
+        near = looked.subquery()
+        query = select(near).order_by(near.c.arrival.desc(), near.c.id.desc()).limit(limit)
+        if tier is not None:
+            query = query.where(near.c.tier == tier)
+        if outcome is not None:
+            query = query.where(near.c.outcome == outcome.value)
     found = await _read(database, query)
     if len(found) == limit:
         return Page(found, (found[-1].arrival, found[-1].id), found[-1].arrival)
