@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from tenants.database import Database
 from tenants.errors import InvalidValue, NotFound
@@ -243,23 +243,23 @@ async def unrecorded_usage(database: Database, span: ReportSpan) -> int:
     """
     judged = select(SloRow.id).where(SloRow.id == Usage.request_id).exists()
     query = (
-        select(Usage.request_id)
-        .where(Usage.tenant_id == span.tenant_id, ~judged)
-        .where(Usage.arrival >= span.since, Usage.arrival < span.until)
-        .order_by(Usage.request_id)
+        select(Usage.arrival, Usage.request_id)
+        .where(Usage.tenant_id == span.tenant_id, Usage.arrival < span.until, ~judged)
+        .order_by(Usage.arrival, Usage.request_id)
+        .limit(PAGE)
     )
-    missing, last = 0, ""
+    missing, following = 0, query.where(Usage.arrival >= span.since)
     while True:
         async with database.read() as session:
-            left = (await session.scalars(query.where(Usage.request_id > last).limit(PAGE))).all()
-            owners = {name: name.rpartition("-")[0] for name in left}
-            found = set(
-                await session.scalars(select(SloRow.id).where(SloRow.id.in_(owners.values())))
-            )
-        missing += sum(owner not in found for owner in owners.values())
+            left = (await session.execute(following)).all()
+            owners = [name.rpartition("-")[0] for _, name in left]
+            found = set(await session.scalars(select(SloRow.id).where(SloRow.id.in_(set(owners)))))
+        missing += sum(owner not in found for owner in owners)
         if len(left) < PAGE:
             return missing
-        last = left[-1]
+        arrival, name = left[-1]
+        later = or_(Usage.arrival > arrival, Usage.request_id > name)
+        following = query.where(Usage.arrival >= arrival, later)
 
 
 def csv_header() -> str:

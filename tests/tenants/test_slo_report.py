@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_kit import questions, whole_tables_read
 from slo_ledger_kit import CASES, FORMS, Slos
 
 from tenants import slo_store
 from tenants.database import Database
 from tenants.errors import InvalidValue, NotFound
 from tenants.repository import Repository
+from tenants.slo_overview import overview
 from tenants.slo_report import Report, ReportSpan
 from tenants.slo_store import insert_slo
 from tenants.usage import insert_usage
@@ -245,3 +247,17 @@ async def test_what_is_no_span_is_refused(slos: Slos) -> None:
     with pytest.raises(NotFound):
         async for _ in Report(slos.database, ReportSpan("nobody", NOW, NOW)).lines():
             pass
+
+
+async def test_no_growing_table_is_read_whole(slos: Slos, tmp_path: Path) -> None:
+    """By the overview, the report and its checker: each question is led by an index."""
+    if slos.database.backend != "sqlite":
+        pytest.skip("SQLite tells its plans in words that are read here")
+    await slos.fill(400, names=("acme", "beta"))
+    with questions() as asked:
+        await overview(slos.database, NOW, {"premium": 0.99, "free": 0.95})
+        await overview(slos.database, NOW, {"premium": 0.99}, tenant_id=slos.tenants["acme"])
+        file = await slos.report(tmp_path, "html", slos.span("acme"))
+        await slos.verify(file)
+    assert len(asked.asked) > 10
+    assert await whole_tables_read(slos.database, asked) == []
