@@ -189,6 +189,10 @@ class Instruments:
         """Register a value that is read when somebody asks."""
         self.observed[name] = Observed(name, read, is_counter)
 
+    def labels_of(self, name: str) -> Key:
+        """Return the labels of a counter or histogram made here; none of what is only observed."""
+        return self._series[name].labels if name in self._series else ()
+
     def overflows(self) -> list[tuple[float, Attributes]]:
         """Return how many measurements went to the one series of a full instrument."""
         return [
