@@ -1,3 +1,10 @@
+# The scripts of others that the admin pages load, each held against its recorded digest.
+FROM node:20-slim AS pages
+WORKDIR /pages
+COPY dashboards/admin/package.json dashboards/admin/package-lock.json dashboards/admin/vendor.json \
+    dashboards/admin/copy-assets.mjs ./
+RUN npm ci --no-audit --no-fund && npm run build
+
 # The gateway with its engine and the built-in model, on a CPU. For a GPU start from a CUDA image and
 # leave torch to pip's default build.
 FROM python:3.11-slim
@@ -15,6 +22,7 @@ COPY gateway gateway
 COPY tenants tenants
 COPY migrations migrations
 COPY dashboards dashboards
+COPY --from=pages /pages/static/vendor dashboards/admin/static/vendor
 RUN pip install --no-cache-dir -c constraints.txt '.[engine,oidc]'
 
 USER tiergate
