@@ -1,6 +1,6 @@
 """Names of spans, of what stands on them and of what log lines carry; it draws nothing.
 
-`gen_ai.*`, `openai.*`, `http.*`, `url.*`, `network.*`, `server.*` and `error.type` are those of the
+`gen_ai.*`, `openai.*`, `http.*`, `url.*`, `network.*` and `error.type` are those of the
 OpenTelemetry conventions v1.41.0; `tiergate.*` is our own. No name here can carry a prompt, an
 answer, a key or an address of a client.
 """
@@ -55,7 +55,7 @@ HTTP_ROUTE = "http.route"
 HTTP_STATUS = "http.response.status_code"
 URL_PATH, URL_SCHEME = "url.path", "url.scheme"
 PROTOCOL_VERSION = "network.protocol.version"
-SERVER_ADDRESS, SERVER_PORT = "server.address", "server.port"
+
 MAX_TOKENS = "gen_ai.request.max_tokens"
 CHOICE_COUNT = "gen_ai.request.choice.count"
 STREAM = "gen_ai.request.stream"
@@ -85,7 +85,7 @@ PARKED_TIME = "tiergate.parked_time"
 PACED = "tiergate.paced"
 STEP = "tiergate.step"
 KEY = "tiergate.key.id"
-WORKER = "tiergate.worker"
+
 
 ATTRIBUTES: Mapping[str, str] = MappingProxyType(
     {
