@@ -27,6 +27,7 @@ TIGHT = 0.6  # of the target: only who comes nearer is put to the paths
 LOW, HIGH = 0.05, 0.95  # the ends of the interval
 SOME_LUCK = 0.75  # of the chance left by the risk, before any outcome of its kind is known
 LEAST_PAIRS = 8  # outcomes of a kind, before it is taken for checked
+MOST_RISK = 3  # quarters, from which on forecasts are of one kind
 RETRY_PATHS = 3
 MOST_PENDING = 4096
 LONGEST_WAY_NS = NS_PER_S // 10  # from the door to the engine, of those looked for
@@ -146,15 +147,19 @@ class Forecaster:
         risk = 0.0
         basis = "step" if done_ns * 2 < queue.full_ns else "queue"
         if queue.is_seat_bound:
-            # Triage reckons with steps, and does not know of seats: nobody is given up ahead of
-            # time, and those whose time is over go behind.
-            basis = "seats" if raw_ns <= left_ns else "late"
+            # Triage reckons with steps and does not know of seats: nobody is given up before its
+            # time is over, and then it goes behind. So those behind too many get a seat about when
+            # they are due, or long after: how often, outcomes tell.
+            basis = "seats"
+            if raw_ns > left_ns and load.plan.order is PromptOrder.DUE:
+                basis, raw_ns = "late", max(float(left_ns), raw_ns - done_ns)
         elif raw_ns > TIGHT * left_ns and load.plan.order is PromptOrder.DUE:
             basis = "tight"
             if newcomer.slo.rank > 0:
                 raw_ns, risk = self._try_paths(queue, raw_ns)
         if risk:
-            basis = f"risk {math.ceil(risk * 4)}/4"
+            # Above a half they share their evidence: each alone is seldom seen.
+            basis = f"risk {min(math.ceil(risk * 4), MOST_RISK)}/4"
         return self._corrected(newcomer, raw_ns, risk, basis, now_ns)
 
     def retry_s(

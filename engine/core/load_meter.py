@@ -28,6 +28,7 @@ MOST_NS = 1000 * NS_PER_MS
 MOST_PROMPTS = 48  # of a class that are listed one by one
 RELEASE_EDGES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 MEMORY_NS = 15 * NS_PER_S  # of busy time, in which a measurement loses its weight e-fold
+STARTS_MEMORY_NS = 5 * NS_PER_S  # of starts: seats come free as fast as the device is just now
 UNKNOWN_LENGTH = LengthEstimate(256.0, 640.0)
 TYPICAL_CHUNK = 1024  # tokens: where prices are read off the model
 
@@ -40,6 +41,7 @@ class LoadMeter:
         "_busy_ns",
         "_busy_running",
         "_busy_starts",
+        "_busy_starts_ns",
         "_busy_steps",
         "_busy_tokens",
         "_every_ns",
@@ -73,7 +75,8 @@ class LoadMeter:
         # Steps in which somebody waited, fading: their time and number, prompt tokens, requests
         # started, decodes that had a seat, decodes that ran.
         self._busy_ns = self._busy_tokens = self._busy_steps = 0.0
-        self._busy_starts = self._busy_decodes = self._busy_running = 0.0
+        self._busy_decodes = self._busy_running = 0.0
+        self._busy_starts = self._busy_starts_ns = 0.0
 
     def note_arrival(self, arrival_ns: int) -> None:
         """A request was taken."""
@@ -95,10 +98,12 @@ class LoadMeter:
         kept = MEMORY_NS / (MEMORY_NS + elapsed_ns)
         self._busy_ns = kept * (self._busy_ns + elapsed_ns)
         self._busy_tokens = kept * (self._busy_tokens + planner.num_prefill_tokens)
-        self._busy_starts = kept * (self._busy_starts + len(planner.started))
         self._busy_steps = kept * (self._busy_steps + 1.0)
         self._busy_decodes = kept * (self._busy_decodes + num_decodes)
         self._busy_running = kept * (self._busy_running + max(num_decodes, len(queues.decoding)))
+        kept = STARTS_MEMORY_NS / (STARTS_MEMORY_NS + elapsed_ns)
+        self._busy_starts_ns = kept * (self._busy_starts_ns + elapsed_ns)
+        self._busy_starts = kept * (self._busy_starts + len(planner.started))
 
     def read(self, now_ns: int, *, draining: bool) -> EngineLoad:
         """Return the load; looks again only when the last look is too old."""
@@ -148,7 +153,7 @@ class LoadMeter:
             context_ns=prices[3],
             prompt_token_ns=prices[4],
             prompt_rate=self._busy_tokens / self._busy_ns * NS_PER_S if has_rate else 0.0,
-            start_rate=self._busy_starts / self._busy_ns * NS_PER_S if has_rate else 0.0,
+            start_rate=self._busy_starts / self._busy_starts_ns * NS_PER_S if has_rate else 0.0,
             step_ns=int(self._busy_ns / self._busy_steps) if self._busy_steps else 0,
             decode_share=self._busy_decodes / self._busy_running if self._busy_running else 1.0,
             num_blocks=view.capacity.num_blocks,

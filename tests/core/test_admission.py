@@ -215,7 +215,7 @@ def outcome_of(keeper: Gatekeeper, name: str, now_ns: int, ttft_ns: int) -> Acti
     who = newcomer(MANY, name=name)
     verdict = keeper.judge(who, OnOverload.REJECT, now_ns)
     assert verdict.forecast is not None
-    assert verdict.forecast.basis == "risk 4/4"
+    assert verdict.forecast.basis == "risk 3/4"
     if verdict.action is Action.ADMIT:
         keeper.took(who, verdict, now_ns)
         keeper.first_token(who.id, now_ns + ttft_ns)

@@ -52,3 +52,17 @@ def test_prompts_without_seats_do_not_lengthen_steps() -> None:
     assert found is not None
     assert roomy is not None
     assert found.raw_ns < 0.7 * roomy.raw_ns
+
+
+def test_behind_too_many_one_is_served_when_it_is_due_or_long_after() -> None:
+    """Where due times order and seats are short, nobody is passed over before its time is over."""
+    crowd = dataclasses.replace(
+        ClassLoad("free", 1, decodes=4), prompts=waiting("free", 1, [100] * 40).prompts
+    )
+    load = dataclasses.replace(make_load(crowd), free_seats=0, start_rate=2.0)
+    who = newcomer(100)
+    found = Forecaster().forecast(who, load, AT, AT)
+    assert found is not None
+    assert found.basis == "late"
+    assert found.raw_ns == who.target_ns
+    assert found.on_time < 0.7
