@@ -5,7 +5,7 @@ paced executor or a real model. Run by the benchmarks; by hand:
 python -m benchmarks.gateway_under_test --data DIR --ready FILE --step-ms 5
 A tier is changed with --tier free pace_ms=50, the engine with --engine and fields of EngineConfig
 as JSON, the gateway with --settings and settings as JSON; --ends writes the engine's last word on
-every request, one JSON object a line.
+every request, --forecasts every forecast of a first token with what came, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 import uvloop
 
+from engine.core.forecast import Forecast
 from engine.model.builtin import builtin_path
 from engine.serving.config import EngineConfig
 from engine.serving.process import EngineProcess
@@ -35,6 +36,7 @@ from gateway.app import create_app
 from gateway.cli.tier import parse_pairs
 from gateway.demo import ensure_demo
 from gateway.door_run import settle_memory
+from gateway.forecasts import ScoreBoard
 from gateway.ledger import ledger
 from gateway.process import prepare_process
 from gateway.server import Server, listen, server_config
@@ -92,6 +94,20 @@ def gateway_process(folder: Path, *flags: str) -> Iterator[Target]:
         process.wait(60)
 
 
+class WrittenScores(ScoreBoard):
+    """Keeps scores as ever, and writes each forecast down with the time that it took in truth."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._lines = path.open("a", buffering=1)
+
+    def add(self, tier: str, forecast: Forecast, actual_ns: int) -> None:
+        """See ScoreBoard."""
+        super().add(tier, forecast, actual_ns)
+        row = {"tier": tier, "actual_ns": actual_ns, **dataclasses.asdict(forecast)}
+        print(json.dumps(row), file=self._lines)
+
+
 async def serve(
     data: Path,
     ready: Path,
@@ -99,6 +115,7 @@ async def serve(
     tier: tuple[str, ...] = (),
     ends: Path | None = None,
     more: Mapping[str, Any] = MappingProxyType({}),
+    forecasts: Path | None = None,
 ) -> None:
     settings = Settings(**({"data_dir": data, "port": 0, "max_queue": MAX_QUEUE} | more))
     stop = asyncio.Event()
@@ -118,6 +135,8 @@ async def serve(
                 host.engine.add_finish_listener(
                     lambda stats: print(json.dumps(dataclasses.asdict(stats)), file=lines)
                 )
+            if forecasts is not None:
+                app.state.services.gate.forecasts.scores = WrittenScores(forecasts)
             await host.started.wait()
             settle_memory()
             info = host.engine.info
@@ -142,6 +161,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="settings of the gateway")
     parser.add_argument("--mean-tokens", type=float, help="answers of the paced executor end")
     parser.add_argument("--ends", type=Path)
+    parser.add_argument("--forecasts", type=Path)
     args = parser.parse_args()
     gateway_logging.set_up("info")
     prepare_process()
@@ -152,7 +172,8 @@ def main() -> None:
         config = dataclasses.replace(config, executor_options=options)
     config = dataclasses.replace(config, **args.engine)
     tier = tuple(args.tier)
-    uvloop.run(serve(args.data, args.ready, config, tier, args.ends, args.settings))
+    more = args.settings
+    uvloop.run(serve(args.data, args.ready, config, tier, args.ends, more, args.forecasts))
 
 
 if __name__ == "__main__":
