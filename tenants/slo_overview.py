@@ -12,8 +12,8 @@ from datetime import datetime
 
 from tenants.database import Database
 from tenants.slo import Budget, Objective, SloCounts, budget_of
+from tenants.slo_many import counts_of_windows
 from tenants.slo_report_sums import digits
-from tenants.slo_store import counts
 from tenants.slo_windows import BURN_WINDOWS, calendar, rolling
 from tenants.values import Period
 
@@ -67,9 +67,8 @@ async def overview(
     `tenant_id` None: all tenants together.
     """
     windows = bounds_of(now)
-    sums = [
-        await counts(database, since, until, tenant_id=tenant_id) for *_, since, until in windows
-    ]
+    spans = [(since, until) for *_, since, until in windows]
+    sums = await counts_of_windows(database, spans, tenant_id=tenant_id)
     served = {tier for found in sums for tier in found}
     views = []
     for tier in [*targets, *sorted(served - set(targets))]:

@@ -6,6 +6,7 @@ was looked at. Who has tiers is elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -250,7 +251,8 @@ async def _answer(request: Request, now: TierRecord, then: TierRecord) -> WhatIf
     records, share = await sample_records(
         database, tier=now.name, since=since, until=until, want=SAMPLE
     )
-    return what_if(records, share, now, then)
+    # Aside: it takes milliseconds in which streams want to go on.
+    return await asyncio.to_thread(what_if, records, share, now, then)
 
 
 async def _names(request: Request, answer: WhatIf | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from engine.core.request import Slo
 from gateway.principal import slo_of
 from tenants.slo import LATE_SHARE, Objective, SloRecord, Verdict, judge
 from tenants.values import TierRecord
@@ -33,10 +34,6 @@ class Share:
     def value(self) -> float | None:
         """The good share; None where nothing counts."""
         return self.good / self.counted if self.counted else None
-
-    def with_verdict(self, verdict: bool | None) -> Share:
-        """Return the share with one more request."""
-        return self if verdict is None else Share(self.counted + 1, self.good + verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,57 +72,71 @@ def what_if(
 ) -> WhatIf:
     """Return how these requests, a `share` of all of one tier, would have fared by `then`."""
     looked_at = unknown = 0
-    sums = {objective: (Share(), Share()) for objective in SHOWN}
-    tenants: dict[str, tuple[Share, Share]] = {}
+    present, other = Targets.of(now), Targets.of(then)
+    # How many count and how many are good: by objective, and by tenant for the overall one.
+    sums: dict[Objective | str, list[int]] = {objective: [0, 0, 0, 0] for objective in SHOWN}
     for record in records:
         looked_at += 1
-        unknown += not is_exact(record, then)
-        before, after = judged_by(record, now), judged_by(record, then)
-        for objective, (was, would_be) in sums.items():
-            sums[objective] = (
-                was.with_verdict(before.of(objective)),
-                would_be.with_verdict(after.of(objective)),
-            )
-        was, would_be = tenants.get(record.tenant_id, (Share(), Share()))
-        tenants[record.tenant_id] = (
-            was.with_verdict(before.met),
-            would_be.with_verdict(after.met),
-        )
-    changes = [(name, _change(*pair, share)) for name, pair in tenants.items()]
+        unknown += not other.is_exact(record)
+        before, after = present.verdict(record), other.verdict(record)
+        for name, was, would_be in (
+            (Objective.TTFT, before.ttft_met, after.ttft_met),
+            (Objective.TBT, before.tbt_met, after.tbt_met),
+            (Objective.ALL, before.met, after.met),
+            (record.tenant_id, before.met, after.met),
+        ):
+            row = sums.setdefault(name, [0, 0, 0, 0])
+            row[0] += was is not None
+            row[1] += was is True
+            row[2] += would_be is not None
+            row[3] += would_be is True
+    shares = {name: (Share(row[0], row[1]), Share(row[2], row[3])) for name, row in sums.items()}
+    changes = [(name, _change(*pair, share)) for name, pair in shares.items() if name not in SHOWN]
     hit = sorted((c for c in changes if c[1].lost), key=lambda c: (-abs(c[1].lost), c[0]))
-    overall = sums[Objective.ALL][1].value
+    overall = shares[Objective.ALL][1].value
     return WhatIf(
         looked_at=looked_at,
         share=share,
         unknown=unknown,
-        objectives={name: _change(*pair, share) for name, pair in sums.items()},
+        objectives={name: _change(*shares[name], share) for name in SHOWN},
         tenants=hit[:HIT_MOST],
         is_met=None if overall is None else overall >= then.objective,
     )
 
 
-def judged_by(record: SloRecord, tier: TierRecord) -> Verdict:
-    """Return the verdict on a request by the targets of `tier`, its times being as they were."""
-    gaps, late_gaps = record.gaps, record.late_gaps
-    if is_exact(record, tier) and record.needed_tbt_ns is not None:
-        is_met = record.needed_tbt_ns <= slo_of(tier).tbt_ns
-        gaps, late_gaps = (LATE_SHARE, 0) if is_met else (1, 1)
-    return judge(
-        record.outcome,
-        ttft_ns=record.ttft_ns,
-        ttft_due_ns=slo_of(tier).first_token_due_ns(0, record.prompt_tokens),
-        total_ns=record.total_ns,
-        gaps=gaps,
-        late_gaps=late_gaps,
-    )
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a tier promises, in the engine's units; made once for all requests."""
 
+    slo: Slo
+    plain_mode: str  # of an answer that is not streamed
 
-def is_exact(record: SloRecord, tier: TierRecord) -> bool:
-    """True where the gaps of a request can be judged by another promise of this tier."""
-    if record.gaps == 0:
-        return True
-    same_mode = slo_of(tier, stream=record.stream).tbt_mode.value == record.tbt_mode
-    return same_mode and record.needed_tbt_ns is not None
+    @classmethod
+    def of(cls, tier: TierRecord) -> Targets:
+        """Return the targets of a tier."""
+        return cls(slo_of(tier), slo_of(tier, stream=False).tbt_mode.value)
+
+    def is_exact(self, record: SloRecord) -> bool:
+        """True where the gaps of a request can be judged by these targets."""
+        if record.gaps == 0:
+            return True
+        mode = self.slo.tbt_mode.value if record.stream else self.plain_mode
+        return mode == record.tbt_mode and record.needed_tbt_ns is not None
+
+    def verdict(self, record: SloRecord) -> Verdict:
+        """Return the verdict on a request by these targets, its times being as they were."""
+        gaps, late_gaps = record.gaps, record.late_gaps
+        if record.needed_tbt_ns is not None and self.is_exact(record):
+            is_met = record.needed_tbt_ns <= self.slo.tbt_ns
+            gaps, late_gaps = (LATE_SHARE, 0) if is_met else (1, 1)
+        return judge(
+            record.outcome,
+            ttft_ns=record.ttft_ns,
+            ttft_due_ns=self.slo.first_token_due_ns(0, record.prompt_tokens),
+            total_ns=record.total_ns,
+            gaps=gaps,
+            late_gaps=late_gaps,
+        )
 
 
 def _change(now: Share, then: Share, share: float) -> Change:

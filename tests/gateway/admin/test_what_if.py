@@ -13,7 +13,7 @@ from admin_kit import open_office
 from engine.core.clock import NS_PER_MS, utc_now
 from gateway.dashboard.tier_fields import typed
 from gateway.dashboard.what_if import Share as GoodShare
-from gateway.dashboard.what_if import is_exact, judged_by, sampling_error, what_if
+from gateway.dashboard.what_if import Targets, sampling_error, what_if
 from tenants.slo import Objective, Outcome, SloRecord, judge
 from tenants.slo_store import insert_slo
 from tenants.tiers import changed_tier, new_tier
@@ -77,7 +77,7 @@ def test_the_targets_there_are_give_the_verdicts_there_are() -> None:
     draw = random.Random(1)
     for number in range(3000):
         record = a_record(draw, number)
-        assert judged_by(record, TIER) == record.verdict, record
+        assert Targets.of(TIER).verdict(record) == record.verdict, record
 
 
 def test_other_targets_give_what_judging_all_gaps_gives() -> None:
@@ -102,7 +102,7 @@ def test_other_targets_give_what_judging_all_gaps_gives() -> None:
             gaps=len(gaps),
             late_gaps=sum(gap > tbt_ms * NS_PER_MS for gap in gaps),
         )
-        assert judged_by(record, tier) == expected, (record, tier)
+        assert Targets.of(tier).verdict(record) == expected, (record, tier)
 
 
 def test_the_answer_adds_up_and_names_whom_it_hits() -> None:
@@ -129,9 +129,9 @@ def test_another_way_to_count_gaps_is_said_to_be_a_guess() -> None:
     answer = what_if(records, 1.0, TIER, stream)
     assert answer.unknown == sum(record.gaps > 0 for record in records) > 0
     for record in records:
-        assert judged_by(record, stream).tbt_met == record.tbt_met
+        assert Targets.of(stream).verdict(record).tbt_met == record.tbt_met
     plain = replace(records[0], stream=False, tbt_mode="stream", gaps=9, needed_tbt_ns=NS_PER_MS)
-    assert is_exact(plain, stream), "an answer that is not streamed was always counted so"
+    assert Targets.of(stream).is_exact(plain), "what is not streamed always was"
 
 
 def test_the_stated_error_holds_for_samples() -> None:
