@@ -81,8 +81,7 @@ def _from_record(record: SloRecord) -> Timeline:
     queued = (record.queue_ns or 0) / NS_PER_MS
     total, due = record.total_ns / NS_PER_MS, record.ttft_due_ns / NS_PER_MS
     bars = [Bar("queued", 0.0, queued)] if record.queue_ns is not None else []
-    marks = [Mark("due", due, "the first token was due")]
-    tokens = []
+    marks, tokens = [], []
     if record.ttft_ns is not None:
         first = record.ttft_ns / NS_PER_MS
         is_late = record.ttft_ns > record.ttft_due_ns
@@ -91,6 +90,11 @@ def _from_record(record: SloRecord) -> Timeline:
             bars.append(Bar("prefill", queued, first))
         tokens.append(Bar("answer", first, total, f"{record.output_tokens} tokens"))
     over = Mark("end", total, f"over: {record.outcome.value}")
+    promised = Mark("due", due, "the first token was due")
     return of_lanes(
-        [Lane("Engine", tuple(bars), (over,)), Lane("Client", tuple(tokens), tuple(marks))]
+        [
+            Lane("Engine", tuple(bars), (over,)),
+            Lane("Client", tuple(tokens), tuple(marks)),
+            Lane("Due", (), (promised,)),
+        ]
     )

@@ -129,9 +129,11 @@ def timeline(story: Mapping[str, Any]) -> Timeline:
     engines = [(name, one) for name, one in story["engine"].items() if one is not None]
     for number, (name, one) in enumerate(engines):
         title = "Engine" if len(engines) == 1 else f"Choice {number}"
-        lanes.append(Lane(title, tuple(_engine_bars(one))[:MOST_BARS], tuple(_dues(one))))
+        lanes.append(Lane(title, tuple(_engine_bars(one))[:MOST_BARS]))
         if door is not None:
             lanes += _client_lane(door, name, len(engines) > 1, number)
+    if engines:
+        lanes.append(_promise_lane(door, [one for _, one in engines]))
     return of_lanes(lanes, sum(one["dropped_decisions"] for _, one in engines))
 
 
@@ -186,7 +188,7 @@ def _client_lane(
     choice = next((one for one in door["choices"] if one["id"] == name), None)
     if choice is None:
         return
-    marks, bars = [Mark("due", choice["due_ms"], "the first token was due")], []
+    marks, bars = [], []
     first, last = choice["ttft_ms"], choice["last_ms"]
     if first is not None:
         kind = "first" if first <= choice["due_ms"] else "late"
@@ -240,6 +242,15 @@ def _ran(decision: Mapping[str, Any], first_ms: float | None) -> Iterator[Bar]:
         yield Bar("prefill", at_ms, middle, said)
     if until > middle or middle == at_ms:
         yield Bar("decode", middle, until, said)
+
+
+def _promise_lane(door: Mapping[str, Any] | None, engines: Sequence[Mapping[str, Any]]) -> Lane:
+    """Return when tokens were due: the first ones, and others as far as decisions went by it."""
+    first = {one["first_token_due_ms"] for one in engines}
+    if door is not None:
+        first = {choice["due_ms"] for choice in door["choices"]}
+    marks = [Mark("due", due, "the first token was due") for due in sorted(first)]
+    return Lane("Due", (), (*marks, *(mark for one in engines for mark in _dues(one))))
 
 
 def _dues(one: Mapping[str, Any]) -> Iterator[Mark]:

@@ -106,7 +106,8 @@ async def test_the_token_logs_in_and_out_and_is_an_owner(small_office: Office) -
         path = "/admin/api/v1/organisations"
         assert (await client.post(path, json=body, headers=other)).status_code == 403
         assert (await client.post(path, json=body)).status_code == 201
-        out = await client.post("/admin/logout", data={})
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        out = await client.post("/admin/logout", headers=form)
         assert (out.status_code, out.headers["location"]) == (303, LOGIN)
         assert (await client.get("/admin")).status_code == 303
         assert "You are logged out." in (await client.get(LOGIN)).text
