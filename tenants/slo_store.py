@@ -25,7 +25,7 @@ from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, ceil_to, floor_to, pi
 
 # Rows are made ready in the caller's thread, which has streams to serve: a few at a time.
 ROWS_PER_STATEMENT = 50
-PAGE = 1000
+PAGE = 200  # rows made into records at once: others wait for the loop meanwhile
 MOST_LOOKED = 2000
 MOST_POINTS = 2000
 WORST_OF = 500
