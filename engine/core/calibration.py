@@ -14,6 +14,9 @@ from collections import Counter, deque
 from engine.core.clock import NS_PER_S
 
 MOST_PAIRS = 256
+NEWEST_PAIRS = (
+    64  # of them the middle is taken: what all are off by at present changes with the load
+)
 EXPIRE_NS = 600 * NS_PER_S
 EVERY_PAIRS = 8  # quantiles are made again after so many new pairs
 EVERY_NS = 2 * NS_PER_S
@@ -31,12 +34,13 @@ OVERDUE, LONGER = math.log(2.0), math.log(4.0)
 class Band:
     """Errors of one kind of forecast: log(actual / reference), the latest `MOST_PAIRS`."""
 
-    __slots__ = ("_errors", "_made_ns", "_num_new", "_open", "_pairs", "_seen")
+    __slots__ = ("_errors", "_made_ns", "_middle", "_num_new", "_open", "_pairs", "_seen")
 
     def __init__(self) -> None:
         self._pairs: deque[tuple[int, float]] = deque(maxlen=MOST_PAIRS)
         self._open: dict[str, tuple[int, float]] = {}  # said and not seen yet: when, reference
         self._errors: list[float] = sorted(PRIOR)
+        self._middle = quantile(self._errors, 0.5)
         self._seen: list[float] = []  # without the prior
         self._num_new = 0
         self._made_ns = 0
@@ -83,6 +87,11 @@ class Band:
             self._make(now_ns)
         return self._errors
 
+    def middle(self, now_ns: int) -> float:
+        """Return the middle error of the newest outcomes, those still open counted likewise."""
+        self.errors(now_ns)
+        return self._middle
+
     def chance(self, error: float, prior: float, now_ns: int) -> float:
         """Return the chance that the next error is no greater; `prior` is the chance before any."""
         self.errors(now_ns)
@@ -98,19 +107,25 @@ class Band:
         self._expire(now_ns)
         errors = [error for _, error in self._pairs]
         middle = sorted(errors)[len(errors) // 2] if errors else 0.0
+        newest = errors[-NEWEST_PAIRS:]
+        since_ns = self._pairs[-len(newest)][0] if newest else 0
         for said_ns, reference in self._open.values():
             error = math.log(max(now_ns - said_ns, 1) / reference)
-            if error > middle + OVERDUE:
-                errors.append(error + LONGER)
-            elif error > middle:  # those younger than usual say nothing yet
-                errors.append(error)
+            if error <= middle:  # those younger than usual say nothing yet
+                continue
+            errors.append(error + LONGER if error > middle + OVERDUE else error)
+            if said_ns >= since_ns:
+                newest.append(errors[-1])
         self._seen = sorted(errors)
-        kept = round(len(PRIOR) * max(0.0, 1.0 - len(errors) / PRIOR_FADES))
-        if kept:
-            step = len(PRIOR) / kept
-            errors += [PRIOR[int((number + 0.5) * step)] for number in range(kept)]
-        self._errors = sorted(errors)
+        self._errors = sorted([*errors, *_prior(len(errors))])
+        self._middle = quantile(sorted([*newest, *_prior(len(errors))]), 0.5)
         self._num_new, self._made_ns = 0, now_ns
+
+
+def _prior(num_errors: int) -> list[float]:
+    """Return what is left of the prior beside so many errors."""
+    kept = round(len(PRIOR) * max(0.0, 1.0 - num_errors / PRIOR_FADES))
+    return [PRIOR[int((number + 0.5) * len(PRIOR) / kept)] for number in range(kept)]
 
 
 def quantile(ordered: list[float], share: float) -> float:

@@ -254,7 +254,7 @@ class Forecaster:
         elif risk >= 0.5:
             ttft_ns = waited_ns + raw_ns
         else:
-            ttft_ns = waited_ns + raw_ns * math.exp(quantile(by_raw.errors(now_ns), 0.5))
+            ttft_ns = waited_ns + raw_ns * math.exp(by_raw.middle(now_ns))
         return Forecast(
             ttft_ns=ttft_ns,
             low_ns=since_ns + reference * math.exp(quantile(errors, LOW)),

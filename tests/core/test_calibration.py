@@ -13,6 +13,7 @@ from engine.core.calibration import (
     EXPIRE_NS,
     MOST_OPEN,
     MOST_PAIRS,
+    NEWEST_PAIRS,
     PRIOR,
     Band,
     Experience,
@@ -132,3 +133,16 @@ def test_a_forgotten_forecast_has_no_outcome() -> None:
     experience.first_token("a", 2 * S)
     assert experience.num_outcomes("free") == 0
     assert all(band.num_pairs(2 * S) == 0 for band in experience.bands("free", "queue"))
+
+
+def test_the_middle_follows_what_is_so_at_present() -> None:
+    """After a change of load the newest outcomes say it, long before they are most of all kept."""
+    band = taught([0.0] * MOST_PAIRS)
+    for number in range(NEWEST_PAIRS):
+        band.said(f"new{number}", 1e9, 2 * S)
+        band.saw(f"new{number}", 3e9, 2 * S)
+    assert band.middle(3 * S) == pytest.approx(math.log(3))
+    assert quantile(band.errors(3 * S), 0.5) == pytest.approx(0.0)
+    for number in range(2 * NEWEST_PAIRS):
+        band.said(f"open{number}", 1e9, 2 * S)
+    assert band.middle(20 * S) > math.log(9)
