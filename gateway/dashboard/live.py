@@ -1,8 +1,9 @@
 """`/admin/live/...`: what a page shows, renewed every second while somebody looks at it.
 
 A stream sends the page's HTML as unnamed events, which replace what is on the page, and the points
-of its charts as events named `points`. It ends after some minutes, so that a login that has ended
-ends it too; the page then asks again. It does not count as use of a login.
+of its charts as events named `points`. Every few seconds it looks whether its login still holds,
+and ends with it; it ends after some minutes anyhow, and the page asks again. It is no use of a
+login.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from engine.core.clock import NS_PER_S
+from gateway.admin.caller import find_caller
 from gateway.admin.reading import nothing_there, query_of
-from gateway.admin.route import caller_of
+from gateway.admin.roles import may
+from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard import engine_view, overview_view
 from gateway.dashboard.frame import fragment, frame_of
 from gateway.dashboard.points import SPAN_S
 from gateway.dashboard.pulse import Look, Pulse
+from gateway.dashboard.roles import PAGES as ROLES
 from gateway.dashboard.route import LIVE, PageRoute
 from gateway.errors import ApiError, Problem
+from tenants.errors import LedgerError
 
 if TYPE_CHECKING:
     from gateway.services import Services
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 EVERY_S = 1.0
+LOGIN_NS = 5 * NS_PER_S  # so often it is asked whether the login still holds
 LONGEST_S = 300.0
 STALL_S = 10.0
 MOST_STREAMS = 64
@@ -133,7 +140,13 @@ class LiveResponse(Response):
 
     async def _send_all(self, live: Live, send: Send, gone: asyncio.Task[None]) -> None:
         seen = since_ms = 0
+        clock = live.services.clock
+        asked_ns = clock.now_ns()
         while not (gone.done() or live.services.admission.draining):
+            if clock.now_ns() - asked_ns >= LOGIN_NS:
+                if not await _may_still(self._request):
+                    return
+                asked_ns = clock.now_ns()
             look = await live.pulse.look()
             points = event(orjson.dumps(_points(look, seen, since_ms)).decode(), "points")
             seen, since_ms = look.num_dots, round(look.now.timestamp() * 1000)
@@ -142,6 +155,18 @@ class LiveResponse(Response):
                 body = (points + html).encode()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await asyncio.wait([gone], timeout=EVERY_S)
+
+
+async def _may_still(request: Request) -> bool:
+    """True while whoever opened the stream may have it, or where the ledger cannot say."""
+    access = ROLES["GET", LIVE]
+    try:
+        caller = await find_caller(request, desk_of(request), touch=False)
+    except ApiError:
+        return False
+    except LedgerError:
+        return True
+    return access.role is not None and may(caller.role, access.role)
 
 
 def _points(look: Look, seen: int, since_ms: int) -> dict[str, Any]:
@@ -158,7 +183,7 @@ def _points(look: Look, seen: int, since_ms: int) -> dict[str, Any]:
 
 def event(data: str, name: str = "") -> str:
     """Return one event of a stream."""
-    lines = "".join(f"data: {line}\n" for line in data.splitlines())
+    lines = "".join(f"data: {line}\n" for line in data.replace("\r", "").split("\n"))
     return (f"event: {name}\n" if name else "") + lines + "\n"
 
 

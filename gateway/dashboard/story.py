@@ -50,7 +50,7 @@ async def one_request(request: Request, request_id: str) -> Response:
         engines={} if story is None else {k: v for k, v in story["engine"].items() if v},
         record=record,
         tenant=names.get(tenant_id),
-        drawn=_drawn(story, record),
+        drawn=_drawn(story, record, prefers_record=mine is not None),
         bar_words=BARS,
         shown_id=request_id if story is None else str(story["id"]),
     )
@@ -70,7 +70,11 @@ def _tenant_id(story: Mapping[str, Any] | None, record: SloRecord | None) -> str
     return "" if record is None else record.tenant_id
 
 
-def _drawn(story: Mapping[str, Any] | None, record: SloRecord | None) -> Timeline | None:
+def _drawn(
+    story: Mapping[str, Any] | None, record: SloRecord | None, *, prefers_record: bool
+) -> Timeline | None:
+    if prefers_record and record is not None:
+        return _from_record(record)
     if story is not None and (story["door"] is not None or any(story["engine"].values())):
         return timeline(story)
     return None if record is None else _from_record(record)

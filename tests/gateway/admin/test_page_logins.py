@@ -228,6 +228,18 @@ async def test_a_stream_is_no_use_of_a_login(tmp_path: Path) -> None:
         assert await seen() > before
 
 
+async def test_a_login_that_ends_ends_its_streams(small_office: Office) -> None:
+    """The user is shut out; what was open is not kept open."""
+    client = small_office.people["viewer"]
+    async with asyncio.timeout(30), client.stream("GET", "/admin/live/engine") as answer:
+        assert answer.status_code == 200
+        shut_out = {"disabled": True}
+        assert (await small_office.patch("users/viewer", shut_out))["disabled_at"] is not None
+        async for _ in answer.aiter_text():
+            pass
+    assert (await client.get("/admin/live/engine")).status_code == 303
+
+
 async def test_no_live_page_reads_a_table_whole(small_office: Office) -> None:
     """Every question of the overview, the list of requests and a timeline goes by an index."""
     door, client = small_office.door, small_office.people["viewer"]
