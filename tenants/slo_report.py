@@ -47,7 +47,7 @@ from tenants.slo_windows import MINUTE, floor_to
 FORMAT = "tiergate slo report 1"
 LONGEST = timedelta(days=400)
 PAGE = 500
-BREATH = 50
+BREATH = 25
 
 _REQUEST = (
     *("id", "request_id", "key_id", "model", "operation", "tier_asked", "tier", "tier_version"),

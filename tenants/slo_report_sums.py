@@ -132,6 +132,8 @@ class Sums:
         self.worst: list[Worst] = []
         self.requests = 0
         self._rolling = list(rolling_bounds(since, until))
+        # The windows of the minute of the latest request: they begin and end on minutes.
+        self._minute: tuple[datetime, list[Bounds]] = (since, [])
 
     def add(self, record: SloRecord, number: int) -> str:
         """Count a request, whose line has this number; return how its promise compares."""
@@ -141,7 +143,9 @@ class Sums:
         self.tiers.update((record.tier, record.tier_asked))
         self.used.add((record.tier, record.tier_version))
         for bounds in self._windows(record.arrival):
-            counts = self.counts.setdefault((bounds, record.tier), Counter())
+            counts = self.counts.get((bounds, record.tier))
+            if counts is None:
+                counts = self.counts[bounds, record.tier] = Counter()
             counts.update(names)
             if record.tbt_met is not None:
                 counts["gaps"] += record.gaps
@@ -184,12 +188,15 @@ class Sums:
         for bounds, tier in sorted(rest, key=lambda k: (order[k[0][0]], k[0][1], k[1])):
             yield bounds, tier, self.counts[(bounds, tier)]
 
-    def _windows(self, arrival: datetime) -> Iterator[Bounds]:
-        yield self.span
-        yield from (bounds for bounds in self._rolling if arrival >= bounds[1])
-        for period in (Period.DAY, Period.WEEK, Period.MONTH):
-            since, until = period_around(arrival, period)
-            yield (period.value, max(since, self.since), min(until, self.until))
+    def _windows(self, arrival: datetime) -> list[Bounds]:
+        end, found = self._minute
+        if arrival >= end or not found or arrival < end - timedelta(seconds=MINUTE):
+            found = [self.span, *(bounds for bounds in self._rolling if arrival >= bounds[1])]
+            for period in (Period.DAY, Period.WEEK, Period.MONTH):
+                since, until = period_around(arrival, period)
+                found.append((period.value, max(since, self.since), min(until, self.until)))
+            self._minute = (floor_to(arrival, MINUTE) + timedelta(seconds=MINUTE), found)
+        return found
 
     def _compare(self, record: SloRecord) -> str:
         version = self.versions.get(record.tier, record.tier_version)

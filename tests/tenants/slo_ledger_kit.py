@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import text
@@ -201,7 +201,7 @@ class Slos:
 
     async def verify(self, file: Path, *, alone: bool = False) -> Verified:
         """Check a file, against the ledger unless `alone`."""
-        check = None if alone else LedgerCheck(self.database, datetime.now(UTC))
+        check = None if alone else LedgerCheck(self.database, self.now)
         return await verify_report(file, check)
 
     async def execute(self, statement: str) -> None:
