@@ -6,7 +6,9 @@ scraped by nobody), `pushed` (metrics and a tenth of the traces, as set out of t
 (metrics, all traces, log lines). The collector is a process of its own that takes everything.
 Two loads: `full`, where the door itself is what limits throughput (nobody runs it like that: it is
 the worst case), and `calm`, where the engine does, as it should.
-Differences are medians of the rounds' own, beside `off` of the same round.
+Differences are medians of the rounds' own, beside `off` of the same round. What each part takes of
+a processor is measured apart (telemetry_parts), where neighbours disturb less, and put beside what
+an answer takes of the door's.
 Run: python -m benchmarks.telemetry_cost
 """
 
@@ -34,6 +36,7 @@ import uvloop
 
 from benchmarks.gateway_under_test import Target, gateway_process
 from benchmarks.sse_client import Connection
+from benchmarks.telemetry_parts import parts
 from engine.core.clock import MonotonicClock, utc_now
 
 RESULT = Path(__file__).parent / "results" / "telemetry_cost.json"
@@ -180,6 +183,29 @@ def summary(rounds: dict[str, list[Round]]) -> dict[str, Any]:
     return shown
 
 
+def shares(
+    costs: dict[str, dict[str, float]], found: dict[str, dict[str, list[Round]]]
+) -> dict[str, dict[str, float]]:
+    """Return what pushing adds to the processor time that an answer takes of the door."""
+
+    def total(name: str) -> float:
+        return sum(costs[name].values())
+
+    tenth = 0.1 * (total("trace, sampled") + total("exemplars")) + 0.9 * total("trace, not sampled")
+    every = total("trace, sampled") + total("exemplars")
+    line = total("access line")
+    added = {"pushed": tenth, "pushed and lines": tenth + line, "all": every + line}
+    return {
+        load: {
+            arm: round(
+                100 * cost / statistics.median(o.cpu_us_per_answer for o in rounds["off"]), 2
+            )
+            for arm, cost in added.items()
+        }
+        for load, rounds in found.items()
+    }
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Return the median with its quartiles."""
     low, middle, high = statistics.quantiles(values, n=4)
@@ -217,6 +243,8 @@ def main() -> None:
         },
         "took_s": round(time.monotonic() - began),
         "rounds": args.rounds,
+        "parts_us_per_request": (costs := parts()),
+        "share_of_the_doors_cpu_percent": shares(costs, found),
         "loads": {name: vars_of(load) | summary(found[name]) for name, load in LOADS.items()},
     }
     print(json.dumps(report, indent=2))
