@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from gateway.admin.reading import moment_of, query_of
 from gateway.admin.route import caller_of, desk_of
+from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.forms import Form
 from gateway.dashboard.frame import page
 from gateway.dashboard.route import PageRoute
 from gateway.errors import bad_value
-from gateway.routes.admin_tenants import visible_tenant
 from tenants.values import AuditRecord
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -67,11 +67,11 @@ async def list_audit(request: Request) -> Response:
     query = query_of(request, *FILTERS, "before")
     repository, mine = desk_of(request).repository, caller_of(request).tenant_id
     asked = {name: query[name].strip() for name in FILTERS if query.get(name, "").strip()}
-    tenant_id = mine
-    if "tenant" in asked:
-        tenant_id = (await visible_tenant(request, asked["tenant"])).id
+    owner = await asked_tenant(request, asked)
+    if isinstance(owner, Response):
+        return owner
     found, onward = await repository.search_audit(
-        tenant=tenant_id,
+        tenant=None if owner is None else owner.id,
         actor=asked.get("actor"),
         action=asked.get("action"),
         since=moment_of(asked, "since"),

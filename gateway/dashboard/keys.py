@@ -15,7 +15,8 @@ from starlette.responses import Response
 from engine.core.clock import utc_now
 from gateway.admin.bodies import KeyBody, KeyChange, LimitValues, RevocationBody, RotationBody
 from gateway.admin.reading import query_of, row_id
-from gateway.admin.route import caller_of, desk_of
+from gateway.admin.route import desk_of
+from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.budgets import bars_of
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go, page
@@ -58,13 +59,10 @@ class KeyRow:
 async def list_keys(request: Request) -> Response:
     """List keys, the newest first, of all tenants or of one."""
     query = query_of(request, "tenant", "before")
-    repository, mine, now = desk_of(request).repository, caller_of(request).tenant_id, utc_now()
-    form = Form({"tenant": query.get("tenant", "")})
-    owner: TenantRecord | None = None
-    if query.get("tenant"):
-        owner = await visible_tenant(request, query["tenant"])
-    elif mine is not None:
-        owner = await repository.get_tenant(mine)
+    repository, now = desk_of(request).repository, utc_now()
+    owner = await asked_tenant(request, query)
+    if isinstance(owner, Response):
+        return owner
     before = row_id(query["before"]) if query.get("before") else None
     tenant_id = None if owner is None else owner.id
     found = await repository.list_keys(tenant_id, before=before, limit=ON_PAGE + 1)
@@ -79,7 +77,7 @@ async def list_keys(request: Request) -> Response:
         "keys/list.html",
         rows=rows,
         owner=owner,
-        form=form,
+        form=Form({"tenant": query.get("tenant", "")}),
         query=query,
         onward=onward,
         scope_labels=SCOPE_LABELS,

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from engine.core.clock import utc_now
 from gateway.admin.reading import query_of
 from gateway.admin.route import caller_of, desk_of
+from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.forms import Form
 from gateway.dashboard.frame import page
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.words import State, standing
 from gateway.errors import bad_value
-from gateway.routes.admin_tenants import visible_tenant
 from tenants.database import Database
 from tenants.slo import Budget, Objective, SloCounts, budget_of
 from tenants.slo_overview import TierView, overview
@@ -102,7 +102,9 @@ async def slo(request: Request) -> Response:
         raise bad_value("range", f"'range' must be one of: {', '.join(RANGES)}.")
     desk, now = desk_of(request), utc_now()
     database = desk.ledger.database
-    owner = await _owner(request, query)
+    owner = await asked_tenant(request, query)
+    if isinstance(owner, Response):
+        return owner
     tenant_id = None if owner is None else owner.id
     tier = query.get("tier") or None
     tiers = await desk.repository.list_tiers()
@@ -144,14 +146,6 @@ def _known_tiers(request: Request, views: list[TierView], owner: TenantRecord | 
         return [view.tier for view in views]
     used = [v.tier for v in views if v.window(BUDGET_WINDOW).counts.offered]
     return list(dict.fromkeys([owner.tier, *used]))
-
-
-async def _owner(request: Request, query: dict[str, str]) -> TenantRecord | None:
-    """Return the tenant to show; a tenant's viewer never gets another than its own."""
-    if query.get("tenant"):
-        return await visible_tenant(request, query["tenant"])
-    mine = caller_of(request).tenant_id
-    return None if mine is None else await desk_of(request).repository.get_tenant(mine)
 
 
 async def _choices(request: Request) -> list[str]:

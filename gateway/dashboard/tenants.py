@@ -16,6 +16,7 @@ from engine.core.clock import utc_now
 from gateway.admin.bodies import OrganisationBody, TenantBody, TenantChange
 from gateway.admin.reading import query_of
 from gateway.admin.route import caller_of, desk_of
+from gateway.dashboard.asked import asked_organisation
 from gateway.dashboard.budgets import bars_of
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go, page
@@ -103,9 +104,14 @@ async def list_tenants(request: Request) -> Response:
     if mine is not None:
         found = [await desk.repository.get_tenant(mine)]
     else:
-        payer = query.get("organisation") or None
+        payer = await asked_organisation(request, query)
+        if isinstance(payer, Response):
+            return payer
         found, onward = await desk.repository.search_tenants(
-            query.get("q", "").strip(), payer, after=query.get("after") or None, limit=ON_PAGE
+            query.get("q", "").strip(),
+            None if payer is None else payer.id,
+            after=query.get("after") or None,
+            limit=ON_PAGE,
         )
     payers = await desk.repository.organisations_by_id({t.organisation_id for t in found})
     promises = await _promises(request, [t.id for t in found], now)

@@ -16,11 +16,11 @@ from starlette.responses import Response
 from engine.core.clock import utc_now
 from gateway.admin.reading import query_of
 from gateway.admin.route import caller_of, desk_of
+from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.budgets import BudgetBar, bars_of
 from gateway.dashboard.frame import page
 from gateway.dashboard.route import PageRoute
 from gateway.errors import bad_value
-from gateway.routes.admin_tenants import visible_tenant
 from tenants.database import Database
 from tenants.slo import SloCounts
 from tenants.slo_store import counts, counts_by_tenant
@@ -49,14 +49,12 @@ class UsageRow:
 async def usage(request: Request) -> Response:
     """Show one month, of one tenant or of all."""
     query = query_of(request, "month", "tenant", "after")
-    desk, mine, now = desk_of(request), caller_of(request).tenant_id, utc_now()
+    desk, now = desk_of(request), utc_now()
     since, until = _month(query.get("month", ""), now)
     database, repository = desk.ledger.database, desk.repository
-    owner: TenantRecord | None = None
-    if query.get("tenant"):
-        owner = await visible_tenant(request, query["tenant"])
-    elif mine is not None:
-        owner = await repository.get_tenant(mine)
+    owner = await asked_tenant(request, query)
+    if isinstance(owner, Response):
+        return owner
     target = (Whose.ALL, "") if owner is None else (Whose.TENANT, owner.id)
     tiers = await _by_tier(database, target, since, until, now)
     rows: list[UsageRow] = []

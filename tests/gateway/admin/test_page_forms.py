@@ -12,6 +12,8 @@ import httpx
 import pytest
 from admin_kit import TOKEN, Office, log_in, open_office
 
+from gateway.dashboard.settings import MASK, shown_settings
+from gateway.settings import Settings
 from tenants.values import Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -366,6 +368,47 @@ async def test_hostile_words_are_text_wherever_they_are_shown(office: Office) ->
     assert answer.status_code == 422
     assert value_of(answer.text, "name") == HOSTILE
     assert "<script>alert" not in answer.text
+
+
+async def test_a_filter_with_a_typing_error_does_not_look_like_no_filter(office: Office) -> None:
+    """The name stays to be put right, and no list of everything is drawn."""
+    for page_of, name in (
+        ("keys", "tenant"),
+        ("slo", "tenant"),
+        ("usage", "tenant"),
+        ("audit", "tenant"),
+        ("tenants", "organisation"),
+    ):
+        answer = await office.people["viewer"].get(f"/admin/{page_of}?{name}=acmee")
+        assert answer.status_code == 404, page_of
+        assert fault_of(answer.text, name) == f"There is no {name} of that name."
+        assert value_of(answer.text, name) == "acmee"
+        assert "free-tenant" not in answer.text
+        empty = await office.people["viewer"].get(f"/admin/{page_of}?{name}=")
+        assert empty.status_code == 200, "an empty filter is none"
+
+
+async def test_secrets_among_the_settings_are_masked(tmp_path: Path) -> None:
+    """Whatever is secret is said to be set, and passwords in addresses are left out."""
+    hidden = "hush-hush-hush-hush-hush-hush-hush-hush"
+    settings = Settings.load(
+        data_dir=tmp_path,
+        database_url=f"postgresql://ann:{hidden}@db.example/tiergate",
+        redis_url=f"redis://:{hidden}@cache.example/0",
+        pepper=hidden,
+        admin_token=f"tga_{hidden}",
+        oidc_client_secret=hidden,
+        otlp_endpoint="http://collector.example:4318",
+        otlp_headers=f"authorization={hidden}",
+    )
+    shown = {one.name: one for one in shown_settings(settings)}
+    assert hidden not in str(shown)
+    assert "db.example" in shown["database_url"].value
+    for name in ("redis_url", "pepper", "admin_token", "oidc_client_secret", "otlp_headers"):
+        assert shown[name].value == MASK
+        assert not shown[name].is_default
+    assert shown["host"].is_default
+    assert set(shown) == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.TENANT_VIEWER])
