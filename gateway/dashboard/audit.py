@@ -1,4 +1,4 @@
-"""`/admin/audit`: who changed what, from where, before and after; nothing is changed here."""
+"""Page of the audit: who changed what, from where, before and after; nothing is changed here."""
 
 from __future__ import annotations
 

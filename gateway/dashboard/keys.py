@@ -1,4 +1,4 @@
-"""`/admin/keys`: listed, made and shown once, changed, rotated, closed; nothing of their use.
+"""Pages of keys: listed, made and shown once, changed, rotated, closed; nothing of their use.
 
 Every change is the API's own: the same body, the same call, the same audit. A key in clear is in
 the one answer that shows it, and nowhere else.

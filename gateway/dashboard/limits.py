@@ -1,4 +1,4 @@
-"""`/admin/limits/...`: limits and budgets of an organisation, tenant or key; nothing is counted.
+"""Page of limits and budgets, of an organisation, a tenant or a key: it counts nothing.
 
 Every change is the API's own: the same body, the same call, the same audit.
 """
@@ -54,6 +54,8 @@ async def change_limits(request: Request, scope: str, target: str) -> Response:
     wanted: dict[str, Any] = {name: form.number(name) for name in DIMENSIONS}
     # What is as it was is not sent: it would be in the audit as if it had been set.
     changed = {n: v for n, v in wanted.items() if v != getattr(found.limits, n)}
+    if not changed and not form.errors:
+        return go(request, _here(owner, model), "Nothing was changed.", "info")
     if not form.errors and form.body(LimitValues, changed) is not None:
         body = form.body(LimitsChange, {"limits": changed, "model": model or None})
         if body is not None:

@@ -1,4 +1,4 @@
-"""`/admin/settings`: what this gateway runs with, secrets masked; nothing can be changed here.
+"""Page of what this gateway runs with, secrets masked: nothing can be changed here.
 
 Settings come from flags and the environment, so a page could only pretend to change them.
 """

@@ -1,4 +1,4 @@
-"""`/admin/slo`: how promises are kept, by tier and tenant: budgets, burn, the worst requests.
+"""Page of how promises are kept, by tier and tenant: budgets, burn, the worst requests.
 
 All numbers are sums that are there already, except for the worst of the latest 500 misses.
 """

@@ -1,4 +1,4 @@
-"""`/admin/tenants` and `/admin/organisations`: who is served and who pays; keys are elsewhere.
+"""Pages of tenants and organisations: who is served and who pays; keys are elsewhere.
 
 Every change is the API's own: the same body, the same call, the same audit.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.core.clock import utc_now
 from gateway.admin.bodies import OrganisationBody, TenantBody, TenantChange
-from gateway.admin.reading import query_of
+from gateway.admin.reading import flag_of, query_of
 from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.asked import asked_organisation
 from gateway.dashboard.budgets import bars_of
@@ -272,10 +271,14 @@ async def change_state(request: Request, tenant: str) -> Response:
     """Shut a tenant out, or let it in again."""
     record = await visible_tenant(request, tenant)
     form = await read_form(request, "disabled")
-    wanted: dict[str, Any] = {"disabled": form["disabled"] == "true"}
-    changed = await changed_tenant(request, record.id, TenantChange(**wanted))
+    changed = await changed_tenant(request, record.id, TenantChange(disabled=shut_out(form)))
     said = "is shut out" if changed.disabled_at else "is served again"
     return go(request, f"/admin/tenants/{record.id}", f"Tenant {record.name} {said}.")
+
+
+def shut_out(form: Form) -> bool:
+    """Return what a form of a state says; raises ApiError for one that says neither."""
+    return flag_of({"disabled": form["disabled"] or "neither"}, "disabled")
 
 
 @router.get("/admin/organisations")

@@ -1,4 +1,4 @@
-"""`/admin/tiers`: what is promised, its versions, and what other targets would have meant; not who.
+"""Pages of tiers and their versions, and what other targets would have meant: not who has them.
 
 Every change is the API's own: the same body, the same call, the same audit, for the version that
 was looked at. Who has tiers is elsewhere.

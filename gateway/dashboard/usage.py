@@ -1,4 +1,4 @@
-"""`/admin/usage`: what a month has used and cost, and what is left of budgets; from sums by day.
+"""Page of what a month has used and cost, and what is left of budgets: from sums by day.
 
 What is billed are the usage rows themselves: the export has them.
 """

@@ -1,4 +1,4 @@
-"""`/admin/users` and `/admin/password`: who may come to these pages, and as what.
+"""Pages of users and of one's own password: who may come to these pages, and as what.
 
 Every change is the API's own: the same body, the same call, the same audit.
 """
@@ -18,6 +18,7 @@ from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go
 from gateway.dashboard.frame import page as framed
 from gateway.dashboard.route import PageRoute
+from gateway.dashboard.tenants import shut_out
 from gateway.dashboard.words import state_of_user
 from gateway.errors import ApiError, Problem
 from gateway.passwords import MIN_LENGTH
@@ -175,7 +176,7 @@ async def change_state(request: Request, user: str) -> Response:
     """Shut a user out, or let one in again."""
     record = await _user(request, user)
     form = await read_form(request, "disabled")
-    body = UserChange(disabled=form["disabled"] == "true")
+    body = UserChange(disabled=shut_out(form))
     with form.told():
         await changed_user(request, record.id, body)
     if form.errors:

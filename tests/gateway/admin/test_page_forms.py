@@ -256,6 +256,9 @@ async def test_limits_and_budgets_keep_what_was_typed(office: Office) -> None:
     ] == 10
     entry = await latest_audit(office)
     assert entry["action"] == "limits.set"
+    same = await send(office, here, requests_per_minute="10", tokens_per_day="", model="")
+    assert same.status_code == 303
+    assert await latest_audit(office) == entry, "what changes nothing is nothing to write down"
 
     budgets = "/admin/budgets/tenant/free-tenant"
     fields = {"unit": "nano", "period": "month", "model": ""}
