@@ -83,7 +83,7 @@ def other(value: Any) -> Any:
     if isinstance(value, int):
         return value + 1
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\dT.*Z", value):
-        return value.replace("000Z", "001Z") if value.endswith("000Z") else value[:-2] + "0Z"
+        return f"{value[:-2]}{(int(value[-2]) + 1) % 10}Z"
     if isinstance(value, str) and re.fullmatch(r"-?\d+\.\d+", value):
         return f"{float(value) / 2 + 0.001:.6f}"
     return "other" if value != "other" else "another"
