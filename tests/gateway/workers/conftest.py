@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-for room in ("limits", "."):
+for room in ("limits", "otel", "."):
     sys.path.append(str((Path(__file__).parent.parent / room).resolve()))
 
 from postgres_kit import PostgresServer  # noqa: E402
