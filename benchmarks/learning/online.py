@@ -92,10 +92,12 @@ def alpacaeval(data: Path, model: str) -> list[Example]:
 
 def sharegpt(data: Path) -> list[Example]:
     rows = load_trace(points.data_file(data, "traces/sharegpt8k_llama2_lengths.csv.gz"))
-    return [
-        example("", r.num_prompt_tokens, r.num_output_tokens, 1025, *r.previous_outputs)
-        for r in rows
-    ]
+    made = []
+    for r in rows:
+        one = example("", r.num_prompt_tokens, r.num_output_tokens, 1025, *r.previous_outputs)
+        asked = r.asked_tokens or (r.num_prompt_tokens,)
+        made.append((dataclasses.replace(one[0], asked_tokens=asked), one[1]))
+    return made
 
 
 # Replays
