@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 EVERY_S = 1.0
+BETWEEN_S = 0.3  # of points and HTML, so that a browser does not have to do both at once
 LOGIN_NS = 5 * NS_PER_S  # so often it is asked whether the login still holds
+MOST_AT_ONCE, PIECE_S = 1000, 0.03  # dots in one event, and the pause to the next
 LONGEST_S = 300.0
 STALL_S = 10.0
 MOST_STREAMS = 64
@@ -148,13 +150,14 @@ class LiveResponse(Response):
                     return
                 asked_ns = clock.now_ns()
             look = await live.pulse.look()
-            points = event(orjson.dumps(_points(look, seen, since_ms)).decode(), "points")
+            for points in _points(look, seen, since_ms):
+                await _send(send, event(orjson.dumps(points).decode(), "points"))
+                if len(points["dots"]) == MOST_AT_ONCE:
+                    await asyncio.wait([gone], timeout=PIECE_S)
             seen, since_ms = look.num_dots, round(look.now.timestamp() * 1000)
-            html = event(live.html(self._request, self._page, look))
-            async with asyncio.timeout(STALL_S):
-                body = (points + html).encode()
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            await asyncio.wait([gone], timeout=EVERY_S)
+            await asyncio.wait([gone], timeout=BETWEEN_S)
+            await _send(send, event(live.html(self._request, self._page, look)))
+            await asyncio.wait([gone], timeout=EVERY_S - BETWEEN_S)
 
 
 async def _may_still(request: Request) -> bool:
@@ -169,16 +172,28 @@ async def _may_still(request: Request) -> bool:
     return access.role is not None and may(caller.role, access.role)
 
 
-def _points(look: Look, seen: int, since_ms: int) -> dict[str, Any]:
-    """Return what is new since a moment and so many dots; at first everything, to begin anew."""
-    return {
-        "now": round(look.now.timestamp() * 1000),
-        "span_s": SPAN_S,
-        "reset": since_ms == 0,
-        "tiers": look.tiers,
-        "dots": look.new_dots(seen),
-        "samples": [sample for sample in look.samples if sample["t"] > since_ms],
-    }
+def _points(look: Look, seen: int, since_ms: int) -> Iterator[dict[str, Any]]:
+    """Yield what is new since a moment and so many dots; at first everything, to begin anew.
+
+    In pieces that a browser can read without holding up its other work.
+    """
+    places = {tier: n for n, tier in enumerate(look.tiers)}
+    other = len(places)  # of a tier that is gone
+    dots = [[round(d[0]), places.get(d[1], other), d[2], d[3]] for d in look.new_dots(seen)]
+    for start in range(0, max(len(dots), 1), MOST_AT_ONCE):
+        yield {
+            "now": round(look.now.timestamp() * 1000),
+            "span_s": SPAN_S,
+            "reset": since_ms == 0 and start == 0,
+            "tiers": look.tiers,
+            "dots": dots[start : start + MOST_AT_ONCE],
+            "samples": [one for one in look.samples if one["t"] > since_ms and start == 0],
+        }
+
+
+async def _send(send: Send, text: str) -> None:
+    async with asyncio.timeout(STALL_S):
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
 def event(data: str, name: str = "") -> str:

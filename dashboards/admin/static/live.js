@@ -192,10 +192,9 @@
     store.span = news.span_s;
     store.now = news.now / 1000;
     const { dots } = store;
-    const index = new Map(news.tiers.map((tier, n) => [tier, n]));
     for (const [at, tier, ttft, tbt] of news.dots) {
       dots.x.push(at / 1000);
-      dots.tier.push(index.has(tier) ? index.get(tier) : 5);
+      dots.tier.push(tier);
       dots[2].push(ttft);
       dots[3].push(tbt);
     }
