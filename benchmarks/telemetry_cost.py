@@ -59,7 +59,7 @@ class Load:
     step_ms: float
 
 
-LOADS = {"full": Load(48, 64, 1.0), "calm": Load(16, 64, 5.0)}
+LOADS = {"full": Load(48, 64, 1.0), "calm": Load(4, 64, 2.0)}
 
 
 @dataclass(frozen=True, slots=True)
