@@ -39,6 +39,7 @@ PAGES = {
     "tier-preview": "/admin/tiers/premium/preview",
     "slo": "/admin/slo",
     "slo-tenant": "/admin/slo?tenant={tenant}&range=1d",
+    "slo-missed": "/admin/slo?tenant=hasty&range=1d",
     "usage": "/admin/usage",
     "usage-none": "/admin/usage?month=2020-01",
     "audit": "/admin/audit",
@@ -73,6 +74,17 @@ def world(site: Site) -> dict[str, str]:
         ask("PATCH", f"budgets/tenant/{tenant['id']}", {"budgets": budgets})
         ask("POST", "tenants", {"name": "mine", "tier": "free"})
         key = ask("POST", "tenants/mine/keys", {"name": "app", "scopes": ["chat"]})
+        # What no gateway keeps: there is always something among the worst requests.
+        ask("POST", "tiers", {"name": "strict", "rank": 3, "ttft_ms": 1, "tbt_ms": 1})
+        ask("POST", "tenants", {"name": "hasty", "tier": "strict"})
+        hasty = ask("POST", "tenants/hasty/keys", {})["key"]
+        chat = {"model": "builtin", "messages": [{"role": "user", "content": "Hello"}]}
+        answer = client.post(
+            "/v1/chat/completions",
+            json=chat | {"max_tokens": 8},
+            headers={"authorization": f"Bearer {hasty}"},
+        )
+        assert answer.status_code == 200, answer.text
     site.ask("What is a tier?")
     return {"tenant": tenant["id"], "key": key["id"], "plain": key["key"]}
 
