@@ -26,7 +26,7 @@ from tenants.database import Database
 from tenants.slo import Budget, Objective, SloCounts, budget_of
 from tenants.slo_overview import TierView, overview
 from tenants.slo_store import series, worst_records
-from tenants.slo_windows import BURN_WINDOWS, DAY, HOUR, floor_to
+from tenants.slo_windows import BURN_WINDOWS, DAY, HOUR, MINUTE, floor_to
 from tenants.values import Period, TenantRecord
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -136,7 +136,7 @@ async def slo(request: Request) -> Response:
         chart=chart,
         burn_kind=burn_kind,
         report_since=floor_to(now, DAY).replace(day=1),
-        report_until=floor_to(now, HOUR),
+        report_until=floor_to(now, MINUTE),
     )
 
 
