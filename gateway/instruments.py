@@ -36,9 +36,7 @@ class Series:
         self.most = most
         self.folded = 0
 
-    def key(
-        self, values: Key, known: Mapping[tuple[str, ...], object]
-    ) -> tuple[str, ...]:
+    def key(self, values: Key, known: Mapping[tuple[str, ...], object]) -> tuple[str, ...]:
         """Return where a measurement belongs."""
         if values in known or len(known) < self.most:
             return values
