@@ -21,10 +21,13 @@ OBJECTIVES = {
 }
 # The written rule (docs/slo.md), a line for each way to end.
 RULES = {
-    Outcome.COMPLETED: ("in", "The answer came to its end. Judged on both promises."),
+    Outcome.COMPLETED: (
+        "in",
+        "The answer came to its end. One of no tokens was promised no time: only “answered”.",
+    ),
     Outcome.DISCONNECTED: (
         "in, unless early",
-        "The client left. Before its first token was due, without one: not counted. Later without "
+        "The client left, or its key was closed. Before its first token was due, without one: not counted. Later without "
         "one: a miss. With tokens: judged by what it got; not counted for “answered”.",
     ),
     Outcome.REFUSED: (
@@ -34,7 +37,7 @@ RULES = {
     Outcome.FAILED: ("in", "Taken, and not finished by our fault. A miss."),
     Outcome.EXPIRED: ("in", "It took longer than any request may. A miss."),
     Outcome.LIMITED: ("out", "The client’s own limit or budget was used up."),
-    Outcome.INVALID: ("out", "The request could not be taken as it was, or its key was closed."),
+    Outcome.INVALID: ("out", "The request could not be taken as it was."),
 }
 
 _MODES = {"gap": "each", "stream": "overall"}

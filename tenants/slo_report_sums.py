@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from tenants.slo import COUNT_FIELDS, Budget, Objective, Outcome, SloRecord, count_names, target_of
+from tenants.slo import COUNT_FIELDS, Budget, Objective, SloRecord, count_names, target_of
 from tenants.slo_windows import BURN_WINDOWS, DAY, HOUR, LONGEST_BY_MINUTE, MINUTE, floor_to
 from tenants.values import Period, TierVersion
 
@@ -64,15 +64,9 @@ def promised_ttft_ns(version: TierVersion, prompt_tokens: int) -> int:
     return tier.ttft_ms * MS + tier.ttft_ms_per_1k_prompt_tokens * MS * prompt_tokens // 1000
 
 
-def first_token_ns(record: SloRecord) -> int | None:
-    """Return the time to the first token; an answer of no tokens is its own."""
-    is_whole = record.outcome is Outcome.COMPLETED and record.ttft_ns is None
-    return record.total_ns if is_whole else record.ttft_ns
-
-
 def overrun(record: SloRecord) -> Fraction:
     """Return how many times its promise a request took, or waited for in vain."""
-    first = first_token_ns(record)
+    first = record.ttft_ns
     waited = Fraction(record.total_ns if first is None else first, max(record.ttft_due_ns, 1))
     if record.needed_tbt_ns is None or record.tbt_met is None:
         return waited
@@ -213,7 +207,7 @@ class Sums:
     def _is_met_as_promised(self, record: SloRecord) -> bool:
         """True where an eased request would have met its tier's own promise as well."""
         version = self.versions.get(record.tier, record.tier_version)
-        first = first_token_ns(record)
+        first = record.ttft_ns
         if version is None or first is None:
             return False
         needed = record.needed_tbt_ns or 0
@@ -221,7 +215,7 @@ class Sums:
         return in_time and needed <= version.tier.tbt_ms * MS
 
     def _measure(self, record: SloRecord) -> None:
-        first = first_token_ns(record)
+        first = record.ttft_ns
         if record.ttft_met is not None and first is not None:
             self.ttft.setdefault(record.tier, array("q")).append(first)
             self._bar(record.tier, "ttft", first, record.ttft_due_ns)
