@@ -28,7 +28,8 @@ RULES = {
     Outcome.DISCONNECTED: (
         "in, unless early",
         "The client left, or its key was closed. Before its first token was due, without one: not "
-        "counted. Later without one: a miss. With tokens: judged by what it got; not counted for “answered”.",
+        "counted. Later without one: a miss. With tokens: judged by what it got; not counted for "
+        "“answered”.",
     ),
     Outcome.REFUSED: (
         "in",
