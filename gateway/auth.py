@@ -87,7 +87,11 @@ class Authenticator:
         if principal is None or not principal.opens_door(now):
             raise unauthenticated()
         if route is not None and not principal.may(route):
-            raise ApiError(Problem.ROUTE_FORBIDDEN, "This API key may not be used for this route.")
+            refusal = ApiError(
+                Problem.ROUTE_FORBIDDEN, "This API key may not be used for this route."
+            )
+            refusal.sender = principal
+            raise refusal
         self._note_use(principal.key_id, now)
         return principal
 

@@ -17,6 +17,7 @@ import orjson
 from starlette.responses import Response
 
 from engine.core.admission import Verdict
+from gateway.principal import Principal
 
 REASON_HEADER = "x-tiergate-reason"
 MAX_RETRY_AFTER_MS = 120_000  # the OpenAI SDK does not wait longer than this for a hint
@@ -119,6 +120,7 @@ class ApiError(Exception):
         self.retry_after_ms = retry_after_ms
         self.headers = dict(headers or {})
         self.verdict: Verdict | None = None  # what a refusal at the door went by; for records
+        self.sender: Principal | None = None  # whose key it was that may not do this
 
     @property
     def spec(self) -> ProblemSpec:

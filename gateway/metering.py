@@ -27,8 +27,7 @@ from gateway.usage_row import UsageContext, as_delivered, interrupted_row, usage
 from tenants.database import Database
 from tenants.errors import LedgerError
 from tenants.slo import SloRecord
-from tenants.slo_store import insert_slo
-from tenants.usage import insert_usage
+from tenants.slo_store import insert_rows
 from tenants.values import UsageRecord
 
 logger = logging.getLogger(__name__)
@@ -38,6 +37,7 @@ RETRY_MAX_S = 5.0
 # New rows wait for a ledger that answers slowly, or never, for so long, and then go to disk.
 WRITE_LIMIT_S = 2.0
 MOST_NOTED = 10_000
+NOTED_AT_ONCE = 200
 REPLAY_LIMIT_S = 60.0  # those on disk are safe
 
 
@@ -93,6 +93,7 @@ class Meter:
         self._in_hand: list[Record] = []  # on their way to the ledger, or to disk
         self._has_note = False
         self._noting: asyncio.Task[None] | None = None
+        self._note_lock = asyncio.Lock()
 
     @property
     def state(self) -> MeterState:
@@ -178,6 +179,10 @@ class Meter:
             try:
                 async with asyncio.timeout(self._flush_s):
                     await self._wake.wait()
+                # A full batch, out of step with the notes: a bill must not be written whose
+                # judgement nobody would know of if this process died now.
+                if not self._closing:
+                    await self.note()
             except TimeoutError:
                 pass
             self._wake.clear()
@@ -217,15 +222,27 @@ class Meter:
         Called as often as rows are flushed, so a kill loses no more than what came since. Who
         hands the note in changes nothing of requests that have a row already.
         """
+        async with self._note_lock:
+            rows = await self._open_rows()
+            if rows or self._has_note:
+                self._has_note = bool(rows)
+                self._noting = asyncio.create_task(asyncio.to_thread(self._note, rows))
+                await asyncio.shield(self._noting)
+
+    async def _open_rows(self) -> list[Record]:
+        """Return what is under way, bills first; made ready a few at a time, as streams wait."""
+        ended, begun = list(self._buffer), list(self._open.items())
+        verdicts = [*self._under_way(), *self._verdicts]
         rows = list(self._in_hand)
-        rows += self._verdicts
-        rows += [row for stats, context in self._buffer if (row := usage_row(stats, context))]
-        rows += [row for name, it in self._open.items() if (row := interrupted_row(name, it))]
-        rows += self._under_way()
-        if rows or self._has_note:
-            self._has_note = bool(rows)
-            self._noting = asyncio.create_task(asyncio.to_thread(self._note, rows[:MOST_NOTED]))
-            await asyncio.shield(self._noting)
+        for at in range(0, len(ended), NOTED_AT_ONCE):
+            part = ended[at : at + NOTED_AT_ONCE]
+            rows += [row for stats, context in part if (row := usage_row(stats, context))]
+            await asyncio.sleep(0)
+        for at in range(0, len(begun), NOTED_AT_ONCE):
+            part_begun = begun[at : at + NOTED_AT_ONCE]
+            rows += [row for name, it in part_begun if (row := interrupted_row(name, it))]
+            await asyncio.sleep(0)
+        return [*rows, *verdicts][:MOST_NOTED]
 
     def _note(self, rows: list[Record]) -> None:
         try:
@@ -302,9 +319,9 @@ class Meter:
     async def _insert(self, rows: list[Record]) -> None:
         usage = [row for row in rows if isinstance(row, UsageRecord)]
         verdicts = [row for row in rows if isinstance(row, SloRecord)]
-        if usage:
-            self._written += await insert_usage(self._database, usage)
-        self._judged += await insert_slo(self._database, verdicts)
+        written, judged = await insert_rows(self._database, usage, verdicts)
+        self._written += written
+        self._judged += judged
 
     async def _put_aside(self, rows: list[Record]) -> None:
         try:

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from engine.core.clock import Clock
 from gateway.errors import Problem, ProblemSpec
+from gateway.metric_names import OPERATION_EMBEDDINGS
 from gateway.principal import Principal, slo_of
 from gateway.request_records import DoorRecord
 from gateway.stopwatch import needed_tbt_ns
@@ -31,7 +32,8 @@ def outcome_of(problem: ProblemSpec, *, is_admitted: bool) -> Outcome:
     if problem in _LIMITED:
         return Outcome.LIMITED
     if problem.status < _FIRST_SERVER_ERROR:
-        return Outcome.INVALID
+        # Its key was closed meanwhile: what it got until then was promised all the same.
+        return Outcome.DISCONNECTED if is_admitted else Outcome.INVALID
     if problem is Problem.DEADLINE.value:
         return Outcome.EXPIRED
     return Outcome.FAILED if is_admitted else Outcome.REFUSED
@@ -42,23 +44,36 @@ def draw_of(name: str) -> int:
     return zlib.crc32(name.encode()) % DRAWS
 
 
-def answer_record(door: DoorRecord, outcome: Outcome, reason: str, now_ns: int) -> SloRecord:
+def answer_record(
+    door: DoorRecord,
+    outcome: Outcome,
+    reason: str,
+    now_ns: int,
+    waited_until_ns: int | None = None,
+) -> SloRecord:
     """Return the record of a request that was understood, as it stands at `now_ns`.
 
-    The first token of an answer is that of whichever choice was first; it is due by the longest
-    prompt. Gaps are those of all choices.
+    Of several choices all have to begin in time, by the longest prompt's promise; gaps are those of
+    all. `waited_until_ns` is until when an answer that broke off was waited for: a next token that
+    was late by then is one more late gap.
     """
     watches = [choice.stopwatch for choice in door.choices if choice.stopwatch is not None]
     firsts = [watch.ttft_ns for watch in watches if watch.ttft_ns is not None]
+    in_vain = [] if waited_until_ns is None else _in_vain(door, waited_until_ns)
     scheduled = [
         choice.stats.first_scheduled_ns
         for choice in door.choices
         if choice.stats is not None and choice.stats.first_scheduled_ns is not None
     ]
-    ttft_ns = min(firsts, default=None)
+    ttft_ns = max(firsts, default=None)
+    if outcome is Outcome.COMPLETED and door.operation == OPERATION_EMBEDDINGS:
+        ttft_ns = now_ns - door.arrival_ns  # the answer has no tokens: it comes as one
+    elif outcome is not Outcome.COMPLETED and len(firsts) < len(door.choices):
+        ttft_ns = None
     ttft_due_ns = max(choice.due_ns for choice in door.choices) - door.arrival_ns
     total_ns = now_ns - door.arrival_ns
-    gaps, late = sum(watch.gaps for watch in watches), sum(watch.late for watch in watches)
+    gaps = sum(watch.gaps for watch in watches) + len(in_vain)
+    late = sum(watch.late for watch in watches) + len(in_vain)
     verdict = judge(
         outcome,
         ttft_ns=ttft_ns,
@@ -91,7 +106,7 @@ def answer_record(door: DoorRecord, outcome: Outcome, reason: str, now_ns: int) 
         late_gaps=late,
         tbt_ns=door.slo.tbt_ns,
         tbt_mode=door.slo.tbt_mode.value,
-        needed_tbt_ns=needed_tbt_ns(watches, LATE_SHARE),
+        needed_tbt_ns=needed_tbt_ns(watches, LATE_SHARE, in_vain),
         draw=draw_of(door.id),
         met=verdict.met,
         ttft_met=verdict.ttft_met,
@@ -100,6 +115,16 @@ def answer_record(door: DoorRecord, outcome: Outcome, reason: str, now_ns: int) 
         eased=door.is_eased,
         trace_id=door.trace_id,
     )
+
+
+def _in_vain(door: DoorRecord, until_ns: int) -> list[int]:
+    """Return the TBT that each token needed which was late when the answer broke off."""
+    waits = [
+        choice.stopwatch.overdue_ns(until_ns)
+        for choice in door.choices
+        if choice.stopwatch is not None and choice.finish_reason is None
+    ]
+    return [ns for ns in waits if ns is not None]
 
 
 class SloDesk:
@@ -116,10 +141,17 @@ class SloDesk:
         """A request was understood; `ended` must follow."""
         self._open[door.id] = door
 
-    def ended(self, door: DoorRecord, outcome: Outcome, reason: str, now_ns: int) -> SloRecord:
+    def ended(
+        self,
+        door: DoorRecord,
+        outcome: Outcome,
+        reason: str,
+        now_ns: int,
+        waited_until_ns: int | None = None,
+    ) -> SloRecord:
         """It is over; returns its record."""
         self._open.pop(door.id, None)
-        record = answer_record(door, outcome, reason, now_ns)
+        record = answer_record(door, outcome, reason, now_ns, waited_until_ns)
         door.judged = record.verdict
         self.latest.append(record)
         self.num_ended += 1

@@ -25,11 +25,12 @@ from typing import BinaryIO, TypeAlias
 
 import orjson
 
-from tenants.slo import Outcome, SloRecord
+from tenants.slo import EXCLUDED, Outcome, SloRecord
 from tenants.values import UsageRecord
 
 MAX_BYTES = 256 * 2**20
 BATCH = 500
+SLO_SHARE, EXCLUDED_SHARE = 2, 16  # judgements find room in a half of the disk, nonsense in less
 INCOMING, REPLAYING, LOCK = "usage.jsonl", "usage.replaying.jsonl", "lock"
 NOTE, LEFT = "usage.open.jsonl", "usage.left.jsonl"  # of a process that lives; of one that died
 DRAFT = "usage.open.draft"
@@ -84,18 +85,26 @@ class Spool:
 
     def append(self, records: Sequence[Record]) -> int:
         """Write `records` to disk, synced; return how many found room. Raises OSError."""
-        room = self._max_bytes - self.size_bytes
+        size = self.size_bytes
         lines: list[bytes] = []
         for record in records:
             line = encode_record(record)
-            room -= len(line)
-            if room < 0:
-                break
-            lines.append(line)
+            if size + len(line) <= self._room_of(record):
+                size += len(line)
+                lines.append(line)
         if lines:
             self._hold_own()
         _write(self._own / INCOMING, lines)
         return len(lines)
+
+    def _room_of(self, record: Record) -> int:
+        """How full the disk may be for a record to be kept: bills have the last word.
+
+        Whoever sends nonsense, or asks beyond its limit, must not push out what others are billed.
+        """
+        if isinstance(record, UsageRecord):
+            return self._max_bytes
+        return self._max_bytes // (EXCLUDED_SHARE if record.outcome in EXCLUDED else SLO_SHARE)
 
     def refuse(self, records: Iterable[Record]) -> None:
         """Put records aside that the ledger will never take. Raises OSError."""

@@ -80,6 +80,19 @@ class Stopwatch:
             elif needed_ns > self.longest[0]:
                 heapreplace(self.longest, needed_ns)
 
+    def overdue_ns(self, now_ns: int) -> int | None:
+        """Return the TBT that a token coming now would need; None before one is late.
+
+        What was waited for in vain when an answer ended is in no gap: there was no next token.
+        """
+        if self.first_ns is None or self.last_ns is None:
+            return None
+        if self._slo.tbt_mode is TbtMode.STREAM:
+            needed_ns = -((self.first_ns - now_ns) // (self.gaps + 1))
+        else:
+            needed_ns = now_ns - self.last_ns
+        return needed_ns if needed_ns > self._slo.tbt_ns else None
+
     @property
     def num_tokens(self) -> int:
         """Tokens handed over."""
@@ -101,13 +114,17 @@ class Stopwatch:
         return self.ttft_met_at(self.first_ns)
 
 
-def needed_tbt_ns(watches: Sequence[Stopwatch], late_share: int) -> int | None:
+def needed_tbt_ns(
+    watches: Sequence[Stopwatch], late_share: int, in_vain: Sequence[int] = ()
+) -> int | None:
     """Return the least TBT with which one gap in `late_share` at most would have been late.
 
-    Of all gaps of an answer's choices together; None where there was none.
+    Of all gaps of an answer's choices together, with what was waited for `in_vain`; None where
+    there was none.
     """
-    gaps = sum(watch.gaps for watch in watches)
+    gaps = sum(watch.gaps for watch in watches) + len(in_vain)
     if gaps == 0:
         return None
-    longest = sorted((ns for watch in watches for ns in watch.longest), reverse=True)
+    kept = (ns for watch in watches for ns in watch.longest)
+    longest = sorted([*kept, *in_vain], reverse=True)
     return longest[min(gaps // late_share, len(longest) - 1)]

@@ -221,7 +221,9 @@ class AnswerResponse(Response):
             self._telemetry.cancelled(now_ns - answer.left_ns)
         self._telemetry.foreseen(record)
         usage = answer.usage()
-        slo = self._slo.ended(record, self._end(), self._reason(), now_ns)
+        slo = self._slo.ended(
+            record, self._end(), self._reason(), now_ns, self._waited_until(now_ns)
+        )
         self._telemetry.answered(
             AnswerRecord(
                 operation=plan.shape.operation,
@@ -245,6 +247,13 @@ class AnswerResponse(Response):
         if self._problem is None:
             return Outcome.COMPLETED
         return outcome_of(self._problem, is_admitted=self._is_admitted)
+
+    def _waited_until(self, now_ns: int) -> int | None:
+        """Until when the client waited for more; None where it has all, or would not take it."""
+        answer = self._answer
+        if answer.writing_since_ns is not None or self._end() is Outcome.COMPLETED:
+            return None
+        return now_ns if answer.left_ns is None else answer.left_ns
 
     def _reason(self) -> str:
         return "" if self._has_left or self._problem is None else self._problem.error_type

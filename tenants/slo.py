@@ -78,24 +78,26 @@ def judge(
     """Return the verdict. Times count from the arrival; `gaps` are the tokens after the first.
 
     A client that left before its first token was due gave us no fair chance. One that left later
-    is judged by what it got. An answer of no tokens (`max_tokens: 0`) is its own first token.
+    is judged by what it got. An answer of no tokens (`max_tokens: 0`) was promised no time, and
+    one of a single token no gap.
     """
     if outcome in EXCLUDED:
         return Verdict()
-    if outcome is Outcome.COMPLETED and ttft_ns is None:
-        ttft_ns = total_ns
     if ttft_ns is None:
+        if outcome is Outcome.COMPLETED:
+            return Verdict(available=True)
         if outcome is Outcome.DISCONNECTED and total_ns <= ttft_due_ns:
             return Verdict()
         return Verdict(
             met=False, ttft_met=False, available=None if outcome is Outcome.DISCONNECTED else False
         )
     ttft_met = ttft_ns <= ttft_due_ns
-    tbt_met = late_gaps * LATE_SHARE <= gaps
+    tbt_met = late_gaps * LATE_SHARE <= gaps if gaps else None
+    met = ttft_met and tbt_met is not False
     if outcome is Outcome.DISCONNECTED:
-        return Verdict(met=ttft_met and tbt_met, ttft_met=ttft_met, tbt_met=tbt_met)
+        return Verdict(met, ttft_met, tbt_met)
     available = outcome is Outcome.COMPLETED
-    return Verdict(ttft_met and tbt_met and available, ttft_met, tbt_met, available)
+    return Verdict(met and available, ttft_met, tbt_met, available)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenants.database import Database
 from tenants.slo import COUNT_FIELDS, DRAWS, Outcome, SloCounts, SloRecord, count_names
 from tenants.slo_models import SloCount, SloRow
 from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, ceil_to, floor_to, pieces
+from tenants.usage import add_usage
+from tenants.values import UsageRecord
 
 # Rows are made ready in the caller's thread, which has streams to serve: a few at a time.
 ROWS_PER_STATEMENT = 50
@@ -57,10 +60,29 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
 
     Raises `DatabaseUnavailable` with nothing written.
     """
+    async with database.write() as session:
+        return await add_slo(await session.connection(), database.backend, records)
+
+
+async def insert_rows(
+    database: Database, usage: Sequence[UsageRecord], records: Sequence[SloRecord]
+) -> tuple[int, int]:
+    """Write bills and judgements together or not at all; return how many of each were new.
+
+    What is billed is judged, whoever is killed in between. Raises `DatabaseUnavailable`.
+    """
+    async with database.write() as session:
+        connection = await session.connection()
+        billed = await add_usage(connection, database.backend, usage) if usage else 0
+        return billed, await add_slo(connection, database.backend, records)
+
+
+async def add_slo(connection: AsyncConnection, backend: str, records: Sequence[SloRecord]) -> int:
+    """Write `records` and add them to the sums within the transaction of a connection."""
     if not records:
         return 0
-    insert = postgresql.insert if database.backend == "postgresql" else sqlite.insert
-    statement = insert(_RECORDS).on_conflict_do_nothing().returning(_RECORDS.c.id)
+    insert = postgresql.insert if backend == "postgresql" else sqlite.insert
+    statement = insert(_RECORDS).on_conflict_do_nothing().returning(_R.id)
     adding = insert(_COUNTS)
     adding = adding.on_conflict_do_update(
         index_elements=_KEY,
@@ -70,19 +92,14 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
     for record in records:
         by_id.setdefault(record.id, record)
     # In one order for all writers: no two wait for each other for ever.
-    firsts = [by_id[name] for name in sorted(by_id)]
-    new: list[SloRecord] = []
-    async with database.write() as session:
-        connection = await session.connection()
-        for start in range(0, len(firsts), ROWS_PER_STATEMENT):
-            part = firsts[start : start + ROWS_PER_STATEMENT]
-            rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
-            ids = (await connection.execute(statement, rows)).scalars()
-            new += [by_id[name] for name in ids]
-        if new:
-            sums = _sums(new)
-            for start in range(0, len(sums), ROWS_PER_STATEMENT):
-                await connection.execute(adding, sums[start : start + ROWS_PER_STATEMENT])
+    names, new = sorted(by_id), list[SloRecord]()
+    for start in range(0, len(names), ROWS_PER_STATEMENT):
+        part = [by_id[name] for name in names[start : start + ROWS_PER_STATEMENT]]
+        rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
+        new += [by_id[name] for name in (await connection.execute(statement, rows)).scalars()]
+    sums = _sums(new)
+    for start in range(0, len(sums), ROWS_PER_STATEMENT):
+        await connection.execute(adding, sums[start : start + ROWS_PER_STATEMENT])
     return len(new)
 
 
@@ -273,13 +290,20 @@ async def worst_records(
 ) -> list[SloRecord]:
     """Return the worst of the latest 500 misses since a moment, the worst first.
 
+    A tier's are looked for among the latest 2,000.
+
     Those that never had a token come first, then by how many times its promise a request took.
     """
-    query = select(*_RECORD).where(_R.met == false(), _R.arrival >= since)
+    looked = select(*_RECORD).where(_R.met == false(), _R.arrival >= since)
     if tenant_id is not None:
-        query = query.where(_R.tenant_id == tenant_id)
-    found = await _read(database, query.order_by(_R.arrival.desc()).limit(WORST_OF))
-    found = [record for record in found if tier is None or record.tier == tier]
+        looked = looked.where(_R.tenant_id == tenant_id)
+    looked = looked.order_by(_R.arrival.desc())
+    query: Select[Any] = looked.limit(WORST_OF)
+    if tier is not None:
+        near = looked.limit(MOST_LOOKED).subquery()
+        query = select(near).where(near.c.tier == tier)
+        query = query.order_by(near.c.arrival.desc()).limit(WORST_OF)
+    found = await _read(database, query)
     return sorted(found, key=overrun, reverse=True)[:limit]
 
 

@@ -98,26 +98,20 @@ def _is_steady(facts: Facts) -> bool:
     return facts.gaps - 100 * facts.late >= 0
 
 
-def effective_first(facts: Facts) -> int | None:
-    """An answer that is complete without a token had its first at its end."""
-    if facts.first is None and facts.outcome == "completed":
-        return facts.total
-    return facts.first
-
-
 def verdicts(facts: Facts) -> dict[str, bool | None]:
     """Return the verdict on each objective; None where the request is not in its denominator."""
-    first = effective_first(facts)
+    first, nothing = facts.first, dict[str, bool | None].fromkeys(_RATIOS)
     own_doing = facts.outcome in ("invalid", "limited")
     left_early = facts.outcome == "disconnected" and first is None and facts.total <= facts.due
     if own_doing or left_early:
-        return dict.fromkeys(_RATIOS)
+        return nothing
+    if facts.outcome == "completed" and first is None:
+        return nothing | {"availability": True}
     availability = None if facts.outcome == "disconnected" else facts.outcome == "completed"
     ttft = first is not None and first <= facts.due
-    tbt = None if first is None else _is_steady(facts)
-    whole_answer = availability is not False
+    tbt = _is_steady(facts) if first is not None and facts.gaps > 0 else None
     return {
-        "all": ttft and bool(tbt) and whole_answer,
+        "all": ttft and tbt is not False and availability is not False,
         "ttft": ttft,
         "tbt": tbt,
         "availability": availability,
@@ -164,7 +158,7 @@ class Again:
         self.requests += 1
         self.tiers |= {facts.tier, facts.asked}
         self.used.add((facts.tier, facts.version))
-        first = effective_first(facts)
+        first = facts.first
         if right["ttft"] is not None and first is not None:
             self.taken.setdefault(("ttft", facts.tier), []).append(first)
         if right["tbt"] is not None and facts.needed is not None:

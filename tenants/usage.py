@@ -12,6 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenants.database import Database
 from tenants.models import Usage
@@ -31,23 +32,29 @@ async def insert_usage(database: Database, records: Sequence[UsageRecord]) -> in
     A record whose request id is in the ledger already is left as it is. Raises
     `DatabaseUnavailable` with nothing written.
     """
+    async with database.write() as session:
+        return await add_usage(await session.connection(), database.backend, records)
+
+
+async def add_usage(
+    connection: AsyncConnection, backend: str, records: Sequence[UsageRecord]
+) -> int:
+    """Do so within the transaction of a connection."""
     firsts: dict[str, UsageRecord] = {}
     for record in records:
         firsts.setdefault(record.request_id, record)
     new: list[UsageRecord] = []
-    make = postgresql.insert if database.backend == "postgresql" else sqlite.insert
+    make = postgresql.insert if backend == "postgresql" else sqlite.insert
     # Rows go as parameters of one statement that is compiled once: as part of the statement they
     # would cost the caller's thread a quarter of a millisecond each.
     statement = make(_TABLE).on_conflict_do_nothing().returning(_TABLE.c.request_id)
-    async with database.write() as session:
-        connection = await session.connection()
-        # In one order for all writers: no two wait for each other for ever.
-        names = sorted(firsts)
-        for start in range(0, len(names), ROWS_PER_STATEMENT):
-            part = [firsts[name] for name in names[start : start + ROWS_PER_STATEMENT]]
-            rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
-            new += [firsts[name] for name in (await connection.execute(statement, rows)).scalars()]
-        await add_days(connection, database.backend, new)
+    # In one order for all writers: no two wait for each other for ever.
+    names = sorted(firsts)
+    for start in range(0, len(names), ROWS_PER_STATEMENT):
+        part = [firsts[name] for name in names[start : start + ROWS_PER_STATEMENT]]
+        rows = [{name: getattr(record, name) for name in _FIELDS} for record in part]
+        new += [firsts[name] for name in (await connection.execute(statement, rows)).scalars()]
+    await add_days(connection, backend, new)
     return len(new)
 
 

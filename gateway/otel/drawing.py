@@ -246,7 +246,7 @@ def _inference_attributes(door: DoorRecord, choice: ChoiceRecord) -> dict[str, V
         say.SERVICE_TIER: door.service_tier,
         names.TIER: door.tier_served,
         names.TENANT: door.tenant_id,
-        say.MET: choice.is_met,
+        say.MET: None if door.judged is None else door.judged.met,
         say.PACED: True if door.is_paced else None,
         say.PREDICTED_TOKENS: None if guess is None else round(guess.middle, 1),
     }

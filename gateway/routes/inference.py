@@ -7,6 +7,7 @@ back.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from engine.core.clock import utc_now
 from gateway import metric_names as names
 from gateway.answer import Answer
-from gateway.errors import ApiError, unauthenticated
+from gateway.errors import ApiError, Problem, unauthenticated
 from gateway.plan import Plan
 from gateway.principal import Principal
 from gateway.request_body import read_body
@@ -66,6 +67,8 @@ async def infer(request: Request, operation: str, route: Route, make_plan: MakeP
     """Do what both routes do, up to the response; what is refused on the way is counted."""
     services = _services(request)
     principal: Principal | None = None
+    # Until it has come to another end: a fault of ours, or that we stop while its body arrives.
+    refusal: ApiError | None = ApiError(Problem.INTERNAL, "")
     try:
         principal = await authenticate(request, services, route)
         raw = await read(request, services)
@@ -77,10 +80,18 @@ async def infer(request: Request, operation: str, route: Route, make_plan: MakeP
         # answer is among the live ones. Answered from memory unless some key has changed.
         if not await services.auth.still_opens(principal.digest):
             raise unauthenticated()
-        return respond(request, services, plan)
+        response = respond(request, services, plan)
+        refusal = None
+        return response
     except ApiError as error:
-        count_refusal(request, services, operation, principal, error)
+        refusal, principal = error, principal or error.sender
         raise
+    except asyncio.CancelledError:
+        refusal = ApiError(Problem.DRAINING, "")
+        raise
+    finally:
+        if refusal is not None:
+            count_refusal(request, services, operation, principal, refusal)
 
 
 def count_refusal(

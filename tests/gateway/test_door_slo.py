@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from door_kit import CHAT, TEXT, Door, chat_body, eventually, open_door, text_body
 from hypothesis import given
@@ -22,7 +24,7 @@ from gateway.stopwatch import Stopwatch, needed_tbt_ns
 from tenants.slo import LATE_SHARE, Objective, Outcome, SloRecord, add_up, judge
 from tenants.slo_store import counts, newest_records, read_records
 from tenants.slo_windows import MINUTE, floor_to
-from tenants.values import Scope
+from tenants.values import Route, Scope
 
 SERIES = re.compile(
     r'tiergate_tier_slo_(requests|violations)_total\{tiergate_slo_objective="(\w+)",'
@@ -85,7 +87,8 @@ async def test_what_was_served_is_judged(door: Door) -> None:
     await door.post(CHAT, chat_body(max_tokens=2), "free", **eased)
     plain, streamed, three, none, patient = found = await records(door, 5)
     assert {r.outcome for r in found} == {Outcome.COMPLETED}
-    assert {r.met for r in found} == {True}
+    assert [r.met for r in found] == [True, True, True, None, True]
+    assert {r.available for r in found} == {True}
     assert [r.output_tokens for r in found] == [5, 5, 12, 0, 2]
     assert [r.gaps for r in found] == [4, 4, 9, 0, 1]
     assert [r.stream for r in found] == [False, True, False, False, False]
@@ -143,6 +146,95 @@ async def test_who_left_is_judged_by_what_it_got(tmp_path: Path, stream: bool) -
         assert record.outcome is Outcome.DISCONNECTED
         assert record.available is None
         assert record.met is (True if record.output_tokens else None)
+        await agree(door, found)
+
+
+async def test_who_gives_up_on_a_stream_that_stands_still_was_not_served(tmp_path: Path) -> None:
+    """The token that was waited for in vain is late, though it never came; nobody is billed it."""
+    async with open_door(tmp_path, options={"step_s": 0.01}) as door:
+        await door.ledger.repository.change_tier("premium", {"tbt_ms": "50"}, now=utc_now())
+        await eventually(lambda: door.services.tiers.current[0].tbt_ms == 50, "a tighter promise")
+        body = chat_body(stream=True, ignore_eos=True, max_tokens=900)
+
+        def has_tokens() -> bool:
+            return any(r.output_tokens > 3 for r in door.services.slo.under_way())
+
+        asked = asyncio.create_task(door.post(CHAT, body))
+        await eventually(has_tokens, "it streams")
+        door.close_gate()
+        await asyncio.sleep(0.3)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await eventually(lambda: all(a.client_left for a in door.services.live), "it is seen")
+        door.open_gate()
+        (record,) = found = await records(door, 1)
+        assert (record.outcome, record.ttft_met) == (Outcome.DISCONNECTED, True)
+        assert (record.tbt_met, record.met) == (False, False)
+        assert record.late_gaps == 1
+        assert record.needed_tbt_ns is not None
+        assert record.needed_tbt_ns > 200_000_000
+        await agree(door, found)
+
+
+async def test_all_prompts_of_a_request_have_to_begin_in_time(tmp_path: Path) -> None:
+    """One seat and six prompts: the last one's first token is what the promise is judged by."""
+    engine, options = {"max_batch_requests": 1}, {"step_s": 0.03}
+    async with open_door(tmp_path, engine=engine, options=options) as door:
+        await door.post(TEXT, text_body(["a", "b", "c", "d", "e", "f"], max_tokens=8))
+        (record,) = found = await records(door, 1)
+        assert record.ttft_ns is not None
+        assert record.ttft_ns > record.ttft_due_ns
+        assert (record.outcome, record.met) == (Outcome.COMPLETED, False)
+        await agree(door, found)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [(RuntimeError, Outcome.REFUSED), (asyncio.CancelledError, Outcome.REFUSED)],
+)
+async def test_a_fault_that_nobody_foresaw_is_ours(
+    door: Door, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], outcome: Outcome
+) -> None:
+    """Whatever breaks before the answer begins, the request was offered."""
+
+    async def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(door.services.lengths, "guess", broken)
+    with suppress(httpx.TransportError):
+        assert (await door.post(CHAT, chat_body(max_tokens=1))).status_code == 500
+    (record,) = found = await records(door, 1)
+    assert (record.outcome, record.met, record.available) == (outcome, False, False)
+    await agree(door, found)
+
+
+async def test_a_key_that_may_not_is_a_known_tenants(door: Door) -> None:
+    """Its request is nobody's broken promise, but it was offered, and by whom is known."""
+    repository = door.ledger.repository
+    key = await repository.create_key("free-tenant", utc_now(), "one", scopes=[Route.MODELS])
+    sent = {"authorization": f"Bearer {key.plaintext}"}
+    assert (await door.post(CHAT, chat_body(), **sent)).status_code == 403
+    (record,) = found = await records(door, 1)
+    assert (record.outcome, record.reason, record.met) == (Outcome.INVALID, "forbidden", None)
+    assert record.key_id == key.record.id
+    await agree(door, found)
+
+
+async def test_closing_its_key_does_not_undo_what_a_request_got(tmp_path: Path) -> None:
+    """Else an operator could take back broken promises."""
+    async with open_door(tmp_path, options={"step_s": 0.02}) as door:
+        body = chat_body(stream=True, ignore_eos=True, max_tokens=900)
+        asked = asyncio.create_task(door.post(CHAT, body))
+        await eventually(
+            lambda: any(r.output_tokens for r in door.services.slo.under_way()), "it streams"
+        )
+        repository = door.ledger.repository
+        (key,) = await repository.list_keys("premium-tenant")
+        await repository.revoke_key(key.id, utc_now())
+        await asked
+        (record,) = found = await records(door, 1)
+        assert (record.outcome, record.reason) == (Outcome.DISCONNECTED, "unauthenticated")
+        assert record.met is not None
         await agree(door, found)
 
 

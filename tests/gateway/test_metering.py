@@ -305,7 +305,9 @@ async def test_an_outage_neither_stops_nor_fails_requests(tmp_path: Path) -> Non
         await unplug(door.ledger.database, path)
         for _ in range(5):
             assert (await door.post(CHAT, chat_body(max_tokens=1))).status_code == 200
-        await eventually(lambda: door.services.meter.state.spooled == 10, "rows of both kinds are on disk")
+        await eventually(
+            lambda: door.services.meter.state.spooled == 10, "rows of both kinds are on disk"
+        )
         ready = await door.http.get("/readyz")
         assert (ready.status_code, ready.json()["degraded"]) == (200, ["database"])
         plug_in(path)

@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from judged_kit import MOMENT
 from plan_kit import analyse, questions, whole_tables_read
+from slo_kit import MOMENT
 from sqlalchemy import text
 from test_slo_store import some
 

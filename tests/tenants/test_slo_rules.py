@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judged_kit import slo_records
+from slo_kit import slo_records
 
 from tenants.slo import (
     Budget,
@@ -38,9 +38,8 @@ def judged(outcome: Outcome, ttft: int | None, total: int = 900, late: int = 0) 
         (Outcome.COMPLETED, DUE + 1, 900, 0, Verdict(False, False, True, True)),
         (Outcome.COMPLETED, DUE, 900, 1, GOOD),
         (Outcome.COMPLETED, DUE, 900, 2, Verdict(False, True, False, True)),
-        # an answer without tokens: its end is what was waited for
-        (Outcome.COMPLETED, None, DUE, 0, GOOD),
-        (Outcome.COMPLETED, None, DUE + 1, 0, Verdict(False, False, True, True)),
+        # an answer without tokens was promised no time, only to come
+        (Outcome.COMPLETED, None, DUE + 1, 0, Verdict(available=True)),
         # the request's own doing
         (Outcome.INVALID, None, 1, 0, Verdict()),
         (Outcome.LIMITED, None, 1, 0, Verdict()),
@@ -62,13 +61,21 @@ def test_every_end_has_its_verdict(
     assert judged(outcome, ttft, total, late) == expected
 
 
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.DISCONNECTED, Outcome.FAILED])
+def test_one_token_has_no_gap_to_keep(outcome: Outcome) -> None:
+    """Else classifiers that answer with a word would hide that every chat stutters."""
+    verdict = judge(outcome, ttft_ns=DUE, ttft_due_ns=DUE, total_ns=900, gaps=0, late_gaps=0)
+    assert (verdict.ttft_met, verdict.tbt_met) == (True, None)
+    assert verdict.met is (outcome is not Outcome.FAILED)
+
+
 @given(slo_records())
 def test_who_met_everything_met_each(record: SloRecord) -> None:
     """`all` is kept only where nothing that counts was broken; what it excludes all exclude."""
     verdict = record.verdict
     parts = [verdict.ttft_met, verdict.tbt_met, verdict.available]
     if verdict.met is None:
-        assert parts == [None, None, None]
+        assert parts in ([None, None, None], [None, None, True])
     else:
         assert verdict.met == (False not in parts)
 

@@ -9,7 +9,7 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from judged_kit import MOMENT, MS, slo_record
+from slo_kit import MOMENT, MS, slo_record
 
 from tenants import slo_store
 from tenants.database import Database
