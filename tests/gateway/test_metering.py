@@ -195,9 +195,13 @@ async def unplug(database: Database, path: Path) -> None:
 
 
 def plug_in(path: Path) -> None:
-    path.rmdir()
-    for file in path.parent.glob("gone-*"):
-        file.rename(file.with_name(file.name.removeprefix("gone-")))
+    # The file itself comes last and at once: whoever asks in between would make an empty one.
+    for suffix in ("-wal", "-shm"):
+        gone = path.with_name(f"gone-{path.name}{suffix}")
+        if gone.exists():
+            gone.rename(path.with_name(path.name + suffix))
+    path.rename(path.with_name("no-file"))
+    path.with_name(f"gone-{path.name}").rename(path)
 
 
 async def test_an_outage_of_the_ledger_loses_and_doubles_nothing(
