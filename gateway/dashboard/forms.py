@@ -80,8 +80,7 @@ class Form:
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
                 name = str(fault["loc"][0]) if fault["loc"] else ""
-                rule = str(fault["msg"]).removeprefix("Value error, ")
-                self.wrong(name, f"{rule[:1].upper()}{rule[1:]}.")
+                self.wrong(name, _in_words(fault))
             return None
 
     @contextlib.contextmanager
@@ -93,6 +92,25 @@ class Form:
             self.wrong(name, told(error).message)
         except LedgerError as error:
             self.wrong("", told(error).message)
+
+
+def _in_words(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field for somebody who typed it; a rule of ours has its words."""
+    limits: Mapping[str, Any] = fault.get("ctx", {})
+    match str(fault["type"]):
+        case "missing" | "string_type":
+            return "This is needed."
+        case "string_too_short":
+            least = limits["min_length"]
+            return "This is needed." if least == 1 else f"This needs at least {least} characters."
+        case "string_too_long":
+            return f"This may have at most {limits['max_length']} characters."
+        case "greater_than_equal":
+            return f"This must be at least {limits['ge']}."
+        case "less_than_equal":
+            return f"This may be at most {limits['le']}."
+    rule = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{rule[:1].upper()}{rule[1:]}."
 
 
 async def read_form(request: Request, *names: str, lists: tuple[str, ...] = ()) -> Form:

@@ -115,11 +115,24 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "theme": theme_of(request),
         "flash": flash,
+        "own_url": own_url(request),
+        "model_name": model_name(request),
     }
     response = HTMLResponse(fragment(request, template, **(shared | values)), status)
     if flash is not None:
         response.delete_cookie(FLASH_COOKIE, path="/admin")
     return response
+
+
+def own_url(request: Request) -> str:
+    """Return where this gateway is reached, for commands that pages show."""
+    return desk_of(request).url or f"{request.url.scheme}://{request.url.netloc}"
+
+
+def model_name(request: Request) -> str:
+    """Return the model that is served, likewise; the built-in one until the engine is there."""
+    info = request.app.state.services.host.engine.info
+    return "builtin" if info is None else str(info.model)
 
 
 def go(request: Request, path: str, said: str = "", kind: str = "good") -> Response:

@@ -19,7 +19,7 @@ from gateway.admin.route import desk_of
 from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.budgets import bars_of
 from gateway.dashboard.forms import Form, read_form
-from gateway.dashboard.frame import go, page
+from gateway.dashboard.frame import go, model_name, own_url, page
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.words import LIMIT_LABELS, OVERLAPS, SCOPE_LABELS, State, state_of_key
 from gateway.routes.admin_keys import (
@@ -33,7 +33,6 @@ from gateway.routes.admin_keys import (
 )
 from gateway.routes.admin_limits import visible_limits
 from gateway.routes.admin_tenants import visible_tenant
-from gateway.services import Services
 from tenants.limits import DIMENSIONS
 from tenants.values import IssuedKey, KeyRecord, Scope, TenantRecord
 
@@ -123,8 +122,6 @@ async def make_key(request: Request, tenant: str) -> Response:
 def _shown(
     request: Request, issued: IssuedKey, tenant: TenantRecord, old: KeyRecord | None
 ) -> Response:
-    services: Services = request.app.state.services
-    info = services.host.engine.info
     return page(
         request,
         "keys/shown.html",
@@ -132,8 +129,8 @@ def _shown(
         issued=issued,
         tenant=tenant,
         old=old,
-        base_url=desk_of(request).url or f"{request.url.scheme}://{request.url.netloc}",
-        model="builtin" if info is None else info.model,
+        base_url=own_url(request),
+        model=model_name(request),
     )
 
 

@@ -125,7 +125,13 @@ async def slo(request: Request) -> Response:
         "slo/slo.html",
         standings=standings,
         owner=owner,
-        form=Form({name: query.get(name, "") for name in ("tenant", "tier")} | {"range": span}),
+        form=Form(
+            {
+                "tenant": "" if owner is None else owner.name,
+                "tier": query.get("tier", ""),
+                "range": span,
+            }
+        ),
         # A tenant's viewer knows of its own tier, and of those it was served in.
         tiers=_known_tiers(request, views, owner),
         tenants=await _choices(request),

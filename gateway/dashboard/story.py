@@ -13,8 +13,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.core.clock import NS_PER_MS
-from gateway.admin.reading import name, nothing_there, query_of
+from gateway.admin.reading import name, query_of
 from gateway.admin.route import caller_of, desk_of
+from gateway.dashboard.asked import NOT_FOUND
+from gateway.dashboard.forms import Form
 from gateway.dashboard.frame import page
 from gateway.dashboard.requests import tenant_names
 from gateway.dashboard.route import PageRoute
@@ -38,7 +40,9 @@ async def one_request(request: Request, request_id: str) -> Response:
     record = await _record(services, request_id if story is None else str(story["id"]))
     tenant_id = _tenant_id(story, record)
     if (story is None and record is None) or (mine is not None and tenant_id != mine):
-        raise nothing_there()
+        form = Form({"id": request_id})
+        form.wrong("id", "There is no request of that id.")
+        return page(request, "unknown_request.html", status=NOT_FOUND, form=form)
     if mine is not None and story is not None:
         story = {**story, "engine": {}, "engine_error": None, "story": []}
     names = await tenant_names(desk_of(request).repository, {tenant_id} - {""})

@@ -141,7 +141,7 @@ def _value(form: Form, field: Field) -> Any:
         return form[field.name]
     if field.name == "objective":
         text = form["objective"]
-        if not _PERCENT.fullmatch(text):
+        if not _PERCENT.fullmatch(text) or Decimal(text) > 100:
             form.wrong("objective", "This must be a share in per cent, such as 95 or 99.5.")
             return None
         return float(Decimal(text) / 100)

@@ -18,9 +18,9 @@ from gateway.admin.reading import query_of
 from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.budgets import BudgetBar, bars_of
+from gateway.dashboard.forms import Form
 from gateway.dashboard.frame import page
 from gateway.dashboard.route import PageRoute
-from gateway.errors import bad_value
 from tenants.database import Database
 from tenants.slo import SloCounts
 from tenants.slo_store import counts, counts_by_tenant
@@ -50,11 +50,14 @@ async def usage(request: Request) -> Response:
     """Show one month, of one tenant or of all."""
     query = query_of(request, "month", "tenant", "after")
     desk, now = desk_of(request), utc_now()
-    since, until = _month(query.get("month", ""), now)
+    form = Form({name: query.get(name, "") for name in ("tenant", "month")})
+    since, until = _month(form, now)
     database, repository = desk.ledger.database, desk.repository
     owner = await asked_tenant(request, query)
     if isinstance(owner, Response):
         return owner
+    if owner is not None:
+        form.values["tenant"] = owner.name
     target = (Whose.ALL, "") if owner is None else (Whose.TENANT, owner.id)
     tiers = await _by_tier(database, target, since, until, now)
     rows: list[UsageRow] = []
@@ -68,11 +71,13 @@ async def usage(request: Request) -> Response:
     return page(
         request,
         "usage/usage.html",
+        status=400 if form.errors else 200,
+        form=form,
+        query=query,
         owner=owner,
         tiers=tiers,
         rows=rows,
         onward=onward,
-        query=query,
         month=since,
         earlier=(since - timedelta(days=1)).replace(day=1),
         later=until if until <= now else None,
@@ -83,14 +88,18 @@ async def usage(request: Request) -> Response:
     )
 
 
-def _month(text: str, now: datetime) -> tuple[datetime, datetime]:
-    """Return [since, until) of a month such as 2026-11, of this one where none is named."""
-    if text and not _MONTH.fullmatch(text):
-        raise bad_value("month", "'month' must be a month such as 2026-11.")
-    if text:
+def _month(form: Form, now: datetime) -> tuple[datetime, datetime]:
+    """Return [since, until) of a month such as 2026-11; of this one where none is named.
+
+    What is no month is said at its field, and this one is returned.
+    """
+    text = form["month"]
+    since = datetime(now.year, now.month, 1, tzinfo=UTC)
+    if _MONTH.fullmatch(text):
         since = datetime(int(text[:4]), int(text[5:]), 1, tzinfo=UTC)
-    else:
-        since = datetime(now.year, now.month, 1, tzinfo=UTC)
+    elif text:
+        form.wrong("month", "A month is written like 2026-11. This is the present one.")
+    form.values["month"] = text or f"{since:%Y-%m}"
     return since, (since + timedelta(days=31)).replace(day=1)
 
 

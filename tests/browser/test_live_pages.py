@@ -155,7 +155,7 @@ async def test_a_tenants_viewer_sees_its_own_requests_and_no_engine(
         assert "Its story" not in await tab.text()
         tab.expected = {403, 404}
         await tab.go(f"/admin/requests/{theirs['id']}")
-        assert "There is nothing of that name here." in await tab.text()
+        assert "There is no request of that id." in await tab.text()
         for path in ("/admin/engine", "/admin/live/overview"):
             await tab.go(path)
             assert "Your role may not do this." in await tab.text()
