@@ -12,10 +12,17 @@ from gateway.dashboard.filters import count, ms, rate, share
 ALMOST = 0.9  # of the memory: soon somebody has to wait for it
 
 
-def doing(engine: Mapping[str, Any] | None, load: EngineLoad | None) -> list[str]:
-    """Return the sentences; `engine` are the fields of the engine's present."""
+def doing(
+    engine: Mapping[str, Any] | None, load: EngineLoad | None, *, is_away: bool = False
+) -> list[str]:
+    """Return the sentences; `engine` are the fields of the engine's present.
+
+    `is_away`: it was there and does not answer now; what is known of it is its past.
+    """
     if engine is None:
         return ["The engine is not there yet: nothing runs."]
+    if is_away:
+        return ["The engine does not answer, so nothing runs. The numbers are the last it told."]
     found = [_running(engine)]
     if load is not None:
         found += [_class(one) for one in load.classes if one.num_open]

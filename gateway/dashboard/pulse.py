@@ -107,7 +107,11 @@ class Pulse:
     def sentences(self, look: Look) -> list[str]:
         """Return what the scheduler is doing, in words."""
         snapshot = self._services.host.engine.snapshot
-        return doing(look.state["engine"], None if snapshot is None else snapshot.load)
+        return doing(
+            look.state["engine"],
+            None if snapshot is None else snapshot.load,
+            is_away="engine" in look.state["missing"],
+        )
 
     async def _taken(self, now_ns: int) -> Look:
         services, now = self._services, utc_now()
