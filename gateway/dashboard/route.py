@@ -20,13 +20,14 @@ from gateway.admin.cross_site import SAFE_METHODS
 from gateway.admin.roles import may
 from gateway.admin.route import AdminRoute, Handler, desk_of, told
 from gateway.admin.token_login import log_in_with_token
-from gateway.dashboard.frame import HEADERS, page
+from gateway.dashboard.frame import HEADERS, go, page
 from gateway.dashboard.roles import PAGES
 from gateway.errors import ApiError, Problem
 from tenants.errors import LedgerError
 
 LOGIN = "/admin/login"
 LIVE = "/admin/live/{page}"
+NO_FORMS = ("/admin/logout", "/admin/theme")  # buttons: nobody has typed anything
 MOST_NEXT = 1000
 # Only our own pages: neither another host nor the login page itself.
 _NEXT = re.compile(r"/admin(?!/login)(/[A-Za-z0-9._~%:,@+-]+)*(\?[A-Za-z0-9._~%:,@+&=/-]*)?")
@@ -102,7 +103,9 @@ def _to_login(request: Request, more: str) -> Response:
     if request.headers.get("hx-request") == "true":
         # A part of a page that renews itself: the whole page is to go, not the part.
         return Response("login needed", 401, {"hx-redirect": url}, "text/plain")
-    return RedirectResponse(url, 303)
+    if request.method in SAFE_METHODS or request.url.path in NO_FORMS:
+        return RedirectResponse(url, 303)
+    return go(request, url, "Nothing is saved yet: log in, and you are back at your form.", "warn")
 
 
 def _came_from(request: Request) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser_kit import SCHEMES, WIDTHS, Site, Tab, open_tab
+from browser_kit import PASSWORD, SCHEMES, WIDTHS, Site, Tab, open_tab
 from playwright.async_api import Browser
 from playwright.async_api import Error as PlaywrightError
 
@@ -255,3 +255,56 @@ async def test_a_tenants_viewer_is_offered_its_own_and_no_button(
             assert await tab.page.locator("main form[method=post]").count() == 0, path
             await tab.axe()
             await tab.shot(f"viewer-{path}")
+
+
+async def test_what_was_typed_outlives_a_login_that_ends(
+    site: Site, browser: Browser, world: dict[str, str]
+) -> None:
+    """The login is gone when a form is sent: after the next one it is there again, once."""
+    async with open_tab(browser, site, "owner") as tab:
+        await tab.go("/admin/users/new")
+        await tab.page.fill("#name", "typed@example.com")
+        await tab.page.fill("#password", "never kept anywhere")
+        await tab.page.select_option("#role", "operator")
+        await tab.context.clear_cookies()
+        await tab.page.click("main form button.primary")
+        assert "Nothing is saved yet" in await tab.text(".note")
+        await tab.axe()
+        assert "never kept" not in await tab.page.evaluate("JSON.stringify(sessionStorage)")
+        await tab.page.fill("#user", "owner")
+        await tab.page.fill("#secret", PASSWORD)
+        await tab.page.click("button.primary")
+        assert "What you had typed is here again" in await tab.text(".note")
+        assert await tab.page.input_value("#name") == "typed@example.com"
+        assert await tab.page.input_value("#role") == "operator"
+        assert await tab.page.input_value("#password") == ""
+        await tab.axe()
+        await tab.go("/admin/users")
+        await tab.page.click('a[href$="/users/new"]')
+        assert await tab.page.input_value("#name") == "", "another page has been seen since"
+
+
+async def test_names_without_a_place_to_break_leave_the_pages_whole(
+    site: Site, browser: Browser, world: dict[str, str]
+) -> None:
+    """The longest names that are allowed, of the widest letter, on a narrow screen."""
+    name = "W" * 64
+    with site.admin() as client:
+        tier = {"name": name, "rank": 9, "ttft_ms": 1000, "tbt_ms": 1000}
+        for path, body in (("tiers", tier), ("tenants", {"name": name, "tier": name})):
+            answer = client.post(f"/admin/api/v1/{path}", json=body)
+            assert answer.status_code == 201, answer.text
+        user = {"name": "W" * 128, "role": "viewer", "password": PASSWORD}
+        assert client.post("/admin/api/v1/users", json=user).status_code == 201
+    pages = ["", "/engine", "/tenants", f"/tenants/{name}", "/organisations/default", "/slo"]
+    pages += ["/tiers", f"/tiers/{name}", "/users", f"/users/{'W' * 128}", "/usage", "/requests"]
+    async with open_tab(browser, site, width=360) as tab:
+        for path in pages:
+            await tab.go(f"/admin{path}")
+            await tab.fits()
+            seen = await tab.page.evaluate("""() => {
+                const [page, bar] = [document.querySelector("nav [aria-current]"),
+                    document.querySelector("nav")].map(e => e.getBoundingClientRect());
+                return page.left >= bar.left - 1 && page.right <= bar.right + 1;
+            }""")
+            assert seen, (path, "the bar of pages shows which one is open")

@@ -12,6 +12,14 @@
     toggle.addEventListener("change", () => localStorage.setItem(STORE, toggle.checked ? "on" : "off"));
   }
 
+  // On a narrow screen the bar of pages scrolls by itself: to the page that is open.
+  const current = document.querySelector("nav a[aria-current]");
+  const bar = current && current.closest("nav");
+  if (bar && bar.scrollWidth > bar.clientWidth) {
+    const [at, from] = [current.getBoundingClientRect(), bar.getBoundingClientRect()];
+    bar.scrollLeft += at.left - from.left - (from.width - at.width) / 2;
+  }
+
   // Buttons with command and commandfor, where the browser does not know them yet.
   if (!("commandForElement" in HTMLButtonElement.prototype)) {
     document.addEventListener("click", (event) => {

@@ -160,6 +160,7 @@ async def test_a_form_that_needs_a_recent_login_comes_back_to_its_page(tmp_path:
         page = f"{office.door.url}/admin/users/new"
         sent = await client.post("/admin/users/new", data={"name": "x"}, headers={"referer": page})
         assert sent.headers["location"] == "/admin/login?next=/admin/users/new&again=true"
+        assert "Nothing is saved yet" in (await client.get(sent.headers["location"])).text
         done = await enter(client, PASSWORD, "owner", "/admin/users/new")
         assert done.headers["location"] == "/admin/users/new"
         assert (await client.get("/admin/users/new")).status_code == 200
