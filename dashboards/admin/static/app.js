@@ -12,6 +12,10 @@
     toggle.addEventListener("change", () => localStorage.setItem(STORE, toggle.checked ? "on" : "off"));
   }
 
+  // A form that comes back is at its first fault.
+  const wrong = document.querySelector('main [aria-invalid="true"]');
+  if (wrong) wrong.focus();
+
   // On a narrow screen the bar of pages scrolls by itself: to the page that is open.
   const current = document.querySelector("nav a[aria-current]");
   const bar = current && current.closest("nav");
