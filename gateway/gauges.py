@@ -69,6 +69,9 @@ def observe(services: Services) -> None:
         return [] if now is None else [(now.preemptions_total, {})]
 
     observe_limits(services)
+    telemetry.observe(
+        names.SLO_LEFT_OUT, lambda: [(services.slo.crowd.num_left_out, {})], monotonic=True
+    )
     observe_parking(services)
     observe_latency(services)
     observe_as_vllm(services)

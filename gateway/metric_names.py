@@ -107,6 +107,7 @@ LIMITS_OWED = "tiergate.limits.owed"
 LIMITS_ADOPTED = "tiergate.limits.adopted"
 LIMITS_CHARGED = "tiergate.limits.charged"
 LIMITS_LOST = "tiergate.limits.lost"
+SLO_LEFT_OUT = "tiergate.slo.left_out"
 LIMITS_ALERTS = "tiergate.limits.alerts"
 USAGE_RECORDS = "tiergate.usage.records"  # by tiergate.state: written, spooled, refused, lost
 USAGE_BACKLOG = "tiergate.usage.backlog"  # by tiergate.state: buffered rows, spooled bytes
@@ -203,6 +204,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LIMITS_OWED: "Settlements that the store of limits has not confirmed.",
         LIMITS_ADOPTED: "Requests that the store heard of after it had been away.",
         LIMITS_CHARGED: "Settlements of requests that the store had lost.",
+        SLO_LEFT_OUT: "Requests that count nowhere and are too many of a tenant to be written down.",
         LIMITS_LOST: "Settlements that the store was never told of: it takes them in full.",
         LIMITS_ALERTS: "Budgets that reached the share to warn of.",
         USAGE_RECORDS: "Usage records by what became of them.",
@@ -226,7 +228,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys((SERVER_DURATION, SERVER_TTFT, SERVER_TPOT, GAP), "s"),
         **dict.fromkeys((QUEUE_DURATION, CANCEL_DURATION, SLO_THRESHOLD, PREDICTOR_ERROR), "s"),
         **dict.fromkeys((REQUESTS, QUEUE_DEPTH, ADMISSION_DECISIONS, OPEN_ANSWERS), REQUEST_UNIT),
-        **dict.fromkeys((SLO_REQUESTS, SLO_VIOLATIONS), REQUEST_UNIT),
+        **dict.fromkeys((SLO_REQUESTS, SLO_VIOLATIONS, SLO_LEFT_OUT), REQUEST_UNIT),
         **dict.fromkeys((TIER_SLO_REQUESTS, TIER_SLO_VIOLATIONS), REQUEST_UNIT),
         **dict.fromkeys((ENGINE_REQUESTS, ENGINE_PREEMPTIONS, PARKS, LOST_COPIES), REQUEST_UNIT),
         **dict.fromkeys((REFUSALS, REFUSALS_WOULD, LEDGER_CHECKS, RETRY_RETURNS), REQUEST_UNIT),

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 from engine.core.clock import Clock
+from gateway.crowd import Crowd
 from gateway.errors import Problem, ProblemSpec
 from gateway.metric_names import OPERATION_EMBEDDINGS
 from gateway.principal import Principal, slo_of
 from gateway.request_records import DoorRecord
 from gateway.stopwatch import needed_tbt_ns
 from tenants.ids import new_id
-from tenants.slo import DRAWS, LATE_SHARE, Outcome, SloRecord, judge
+from tenants.slo import DRAWS, EXCLUDED, LATE_SHARE, Outcome, SloRecord, judge
 
 MOST_LATEST = 20_000  # some minutes' worth
 INTERRUPTED = "interrupted"  # of an answer whose process died
@@ -134,6 +135,7 @@ class SloDesk:
         self._clock = clock
         self._keep = keep
         self._open: dict[str, DoorRecord] = {}
+        self.crowd = Crowd()
         self.latest: deque[SloRecord] = deque(maxlen=MOST_LATEST)  # in the order of their ends
         self.num_ended = 0  # so many were in `latest`, the last of them still is
 
@@ -155,7 +157,7 @@ class SloDesk:
         door.judged = record.verdict
         self.latest.append(record)
         self.num_ended += 1
-        self._keep(record)
+        self._take(record, now_ns)
         return record
 
     def under_way(self) -> list[SloRecord]:
@@ -220,5 +222,9 @@ class SloDesk:
             tbt_met=verdict.tbt_met,
             available=verdict.available,
         )
-        self._keep(record)
+        self._take(record, self._clock.now_ns())
         return record
+
+    def _take(self, record: SloRecord, now_ns: int) -> None:
+        if record.outcome not in EXCLUDED or self.crowd.has_room(record.tenant_id, now_ns):
+            self._keep(record)

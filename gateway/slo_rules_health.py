@@ -115,6 +115,7 @@ def _records(options: RuleOptions) -> list[Recording | Alert]:
     job = options.selector
     lost = f'tiergate_usage_records_total{{{job},tiergate_state=~"lost|refused"}}'
     spooled = f'tiergate_usage_backlog{{{job},tiergate_state="spooled_bytes"}}'
+    strangers = f'tiergate_requests_total{{{job},tiergate_outcome="ledger_unavailable"}}'
     by = "by (job, instance)"
     return [
         Alert(
@@ -131,6 +132,15 @@ def _records(options: RuleOptions) -> list[Recording | Alert]:
             "{{ $labels.instance }} keeps usage records on its disk: the ledger does not take them",
             "{{ $value | humanize1024 }}B wait.",
             hold="10m",
+        ),
+        Alert(
+            "TiergateKeysUnchecked",
+            f"sum {by} (increase({strangers}[5m])) > 0",
+            PAGE,
+            "{{ $labels.instance }} cannot check API keys: the ledger does not answer",
+            "{{ $value | humanize }} requests in five minutes were turned away unknown; they are in"
+            " no tenant's figures.",
+            hold="1m",
         ),
         Alert(
             "TiergateLimitsAway",

@@ -257,6 +257,9 @@ def test_engine_records_and_silence(tmp_path: Path) -> None:
         Scene({f'{name}{{{GATEWAY},tiergate_state="written"}}': counter((15, 400))}, {15: quiet}),
         Scene({f'tiergate_usage_backlog{{{GATEWAY},tiergate_state="spooled_bytes"}}':
                steady(4096, 20)}, {5: quiet, 15: one_alert("TiergateUsageSpooled")}),
+        Scene({f'tiergate_requests_total{{{GATEWAY},tiergate_outcome="ledger_unavailable"}}':
+               counter((3, 0), (6, 3), (10, 0))},
+              {3: quiet, 8: one_alert("TiergateKeysUnchecked"), 18: quiet}),
         Scene({f"tiergate_limits_store_up{{{GATEWAY}}}": steady(0, 9)},
               {1: quiet, 5: one_alert("TiergateLimitsAway")}),
         Scene({f"tiergate_limits_lost_total{{{GATEWAY}}}": counter((3, 0), (1, 2), (5, 0))},
