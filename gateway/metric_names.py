@@ -204,7 +204,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LIMITS_OWED: "Settlements that the store of limits has not confirmed.",
         LIMITS_ADOPTED: "Requests that the store heard of after it had been away.",
         LIMITS_CHARGED: "Settlements of requests that the store had lost.",
-        SLO_LEFT_OUT: "Requests that count nowhere and are too many of a tenant to be written down.",
+        SLO_LEFT_OUT: "Requests that count nowhere, too many of one tenant to be written down.",
         LIMITS_LOST: "Settlements that the store was never told of: it takes them in full.",
         LIMITS_ALERTS: "Budgets that reached the share to warn of.",
         USAGE_RECORDS: "Usage records by what became of them.",
