@@ -102,7 +102,12 @@ def _to_login(request: Request, more: str) -> Response:
     url = f"{LOGIN}?next={quote(_came_from(request), safe='/')}{more}"
     if request.headers.get("hx-request") == "true":
         # A part of a page that renews itself: the whole page is to go, not the part.
-        return Response("login needed", 401, {"hx-redirect": url}, "text/plain")
+        said = "Your login has ended. Log in, and you go on where you were."
+        response = go(request, url, said, "warn")
+        response.status_code = 401
+        response.headers["hx-redirect"] = response.headers["location"]
+        del response.headers["location"]
+        return response
     if request.method in SAFE_METHODS or request.url.path in NO_FORMS:
         return RedirectResponse(url, 303)
     return go(request, url, "Nothing is saved yet: log in, and you are back at your form.", "warn")

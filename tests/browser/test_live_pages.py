@@ -181,3 +181,4 @@ async def test_a_login_that_has_ended_ends_the_live_page(site: Site, browser: Br
         # As after a break of the connection: the page asks again.
         await tab.page.evaluate("document.getElementById('live')._htmx.sse.reader.cancel()")
         await tab.page.wait_for_url("**/admin/login?next=/admin")
+        assert "Your login has ended." in await tab.text(".note")

@@ -166,6 +166,18 @@ async def test_a_form_that_needs_a_recent_login_comes_back_to_its_page(tmp_path:
         assert (await client.get("/admin/users/new")).status_code == 200
 
 
+async def test_a_part_of_a_page_sends_the_whole_page_to_the_login(tmp_path: Path) -> None:
+    """Its script is told where to go; the login page then says why."""
+    async with open_office(tmp_path) as office, browser(office) as client:
+        headers = {"hx-request": "true", "referer": f"{office.door.url}/admin/tiers/free/change"}
+        answer = await client.get("/admin/tiers/free/preview", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["hx-redirect"] == "/admin/login?next=/admin/tiers/free/change"
+        assert "location" not in answer.headers
+        page = await client.get(answer.headers["hx-redirect"])
+        assert "Your login has ended." in page.text
+
+
 async def test_a_stream_tells_of_requests_and_ends_when_the_gateway_drains(
     small_office: Office,
 ) -> None:
