@@ -11,6 +11,8 @@ BESIDE = (
     "begin",
     "commit",
     "insert into usage",
+    "insert into slo_",
+    "select min(slo_counts.start)",  # are there minutes too old to keep?
     "select counters.value from counters",  # has any key changed?
     "update api_keys set last_used_at",
 )
