@@ -29,6 +29,7 @@ from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.background import Background
 from gateway.dashboard.frame import Frame
+from gateway.dashboard.route import lost_page
 from gateway.dialects.errors import ANTHROPIC_REQUEST_ID, error_response, is_anthropic
 from gateway.edge import REQUEST_ID, Edge
 from gateway.engine_watch import EngineWatch
@@ -322,7 +323,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         problem, message = Problem.NOT_FOUND, "There is no such path here."
     else:
         problem, message = Problem.BAD_REQUEST, "This request cannot be taken."
-    return await _api_error(request, ApiError(problem, message, headers=error.headers))
+    told = ApiError(problem, message, headers=error.headers)
+    return lost_page(request, told) or await _api_error(request, told)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

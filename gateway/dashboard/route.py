@@ -68,6 +68,20 @@ def fault_page(request: Request, error: ApiError) -> Response:
     return response
 
 
+def lost_page(request: Request, error: ApiError) -> Response | None:
+    """Return a page for a browser that is at no page of ours, None for all but browsers there."""
+    path = request.url.path
+    is_ours = path.startswith("/admin/") and not path.startswith("/admin/api/")
+    if not is_ours or "text/html" not in request.headers.get("accept", ""):
+        return None
+    if getattr(request.app.state, "admin", None) is None:  # then there are no pages
+        return None
+    response = fault_page(request, error)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
 def safe_next(path: str) -> str:
     """Return a page of ours to go on to: `path`, or the first one where that is none."""
     return path if len(path) <= MOST_NEXT and _NEXT.fullmatch(path) else "/admin"

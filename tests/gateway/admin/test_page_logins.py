@@ -166,6 +166,18 @@ async def test_a_form_that_needs_a_recent_login_comes_back_to_its_page(tmp_path:
         assert (await client.get("/admin/users/new")).status_code == 200
 
 
+async def test_an_address_that_is_no_page_is_told_as_one_to_browsers_only(tmp_path: Path) -> None:
+    async with open_office(tmp_path) as office, browser(office) as client:
+        as_browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        lost = await client.get("/admin/nothing/at/all", headers=as_browser)
+        assert lost.status_code == 404
+        assert "<h1>There is no such path here.</h1>" in lost.text
+        assert "default-src 'none'" in lost.headers["content-security-policy"]
+        for path, headers in (("/admin/nothing", {}), ("/admin/api/nothing", as_browser)):
+            answer = await client.get(path, headers=headers)
+            assert answer.json()["error"]["message"] == "There is no such path here."
+
+
 async def test_a_part_of_a_page_sends_the_whole_page_to_the_login(tmp_path: Path) -> None:
     """Its script is told where to go; the login page then says why."""
     async with open_office(tmp_path) as office, browser(office) as client:
