@@ -53,15 +53,21 @@ async def open_ledger(settings: Settings, say: Say) -> Ledger:
 
     Raises errors of `tenants.errors`: no database, not at the head revision, not our pepper.
     """
-    from migrations.runner import current_revision, head_revision, upgrade  # Alembic: half a second
+    # Alembic takes half a second to import.
+    from migrations.runner import current_revision, earlier_revisions, head_revision, upgrade
 
     url = settings.database_url
     file = sqlite_file(parse_url(url))
     # Without a revision it is new, or another process is making it at this moment: the upgrade
     # waits for that one and then finds nothing to do.
-    if file is not None and (not file.exists() or await current_revision(url) is None):
+    found = None if file is None or not file.exists() else await current_revision(url)
+    if file is not None and found is None:
         await upgrade(url)
         say(f"created database {file} at revision {head_revision()}")
+    elif settings.demo and found is not None and found in earlier_revisions():
+        # Whoever tries it out again after an update should not have to know of migrations.
+        await upgrade(url)
+        say(f"upgraded database {file} from revision {found} to {head_revision()}")
     async with AsyncExitStack() as on_failure:
         database = await Database.open(url)
         on_failure.push_async_callback(database.close)

@@ -38,6 +38,12 @@ def head_revision() -> str:
     return head
 
 
+def earlier_revisions() -> set[str]:
+    """Return the revisions that this version of the code can bring up to its own."""
+    steps = ScriptDirectory.from_config(_config()).walk_revisions()
+    return {step.revision for step in steps} - {head_revision()}
+
+
 async def current_revision(url: str) -> str | None:
     """Return the revision of an existing database, None for one without a schema.
 

@@ -23,9 +23,24 @@ async def test_a_first_run_makes_its_database_and_says_so(settings: Settings) ->
     said: list[str] = []
     async with ledger(settings, said.append) as opened:
         assert [t.name for t in await opened.repository.list_tiers()] == ["premium", "free"]
-    assert said == [f"created database {settings.data_dir}/l.db at revision 0002"]
+    assert said == [f"created database {settings.data_dir}/l.db at revision 0004"]
     async with ledger(settings, said.append):
         assert len(said) == 1
+
+
+async def test_a_demo_brings_its_own_old_database_along(settings: Settings) -> None:
+    """`make serve` after an update; any other start leaves that to who knows what it means."""
+    settings.data_dir.mkdir()
+    await runner.upgrade(settings.database_url, "0002")
+    with pytest.raises(SchemaOutdated, match="run `tiergate migrate`"):
+        async with ledger(settings, lambda _line: None):
+            pass
+    said: list[str] = []
+    async with ledger(settings.model_copy(update={"demo": True}), said.append):
+        pass
+    assert said == [
+        f"upgraded database {settings.data_dir}/l.db from revision 0002 to {runner.head_revision()}"
+    ]
 
 
 async def test_several_that_start_together_share_one(settings: Settings) -> None:
