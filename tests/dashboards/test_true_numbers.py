@@ -158,7 +158,7 @@ def test_more_tenants_than_are_kept_apart_raise_an_alert(tmp_path: Path) -> None
     program("prometheus")
     tiers: list[TierRecord] = TIERS[:2]
     telemetry = Telemetry(tiers)
-    good = judge(Outcome.COMPLETED, ttft_ns=1, ttft_due_ns=2, total_ns=3, gaps=0, late_gaps=0)
+    good = judge(Outcome.COMPLETED, ttft_ns=1, ttft_due_ns=2, total_ns=3, gaps=1, late_gaps=0)
     tenants = 2600
     assert tenants * len(Objective) > 10_000
     for number in range(tenants):

@@ -61,7 +61,7 @@ def test_after_the_first_run_the_ledger_is_well(looked: Any, tiergate: Any, home
     assert found["database"] == {
         "name": "database",
         "state": "ok",
-        "found": f"{home}/tiergate.db at revision 0002",
+        "found": f"{home}/tiergate.db at revision 0004",
         "advice": "",
     }
     assert found["pepper"]["found"].endswith(f"in {home}/pepper")

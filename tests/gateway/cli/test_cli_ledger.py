@@ -142,13 +142,13 @@ def test_migrate_makes_checks_and_leaves_alone(tiergate: Any, home: Path) -> Non
     needed = tiergate("migrate", "--check")
     assert (needed.code, needed.out) == (
         1,
-        f"{name} is at revision none, this version needs 0002\n",
+        f"{name} is at revision none, this version needs 0004\n",
     )
     assert not home.exists()
-    assert tiergate("migrate").out == f"{name}: revision none -> 0002\n"
+    assert tiergate("migrate").out == f"{name}: revision none -> 0004\n"
     assert tiergate("migrate", "--check").code == 0
     again = tiergate("migrate")
-    assert (again.code, again.out) == (0, f"{name} is at revision 0002: nothing to do\n")
+    assert (again.code, again.out) == (0, f"{name} is at revision 0004: nothing to do\n")
 
 
 def test_a_database_of_a_later_version_is_refused_with_what_to_do(
@@ -160,7 +160,7 @@ def test_a_database_of_a_later_version_is_refused_with_what_to_do(
     connection.close()
     done = tiergate("tenant", "list")
     assert done.code == 2
-    assert "is at revision 9999, this version needs 0002: run `tiergate migrate`" in done.err
+    assert "is at revision 9999, this version needs 0004: run `tiergate migrate`" in done.err
     assert "install the version of Tiergate that last ran on it" in tiergate("migrate").err
 
 
