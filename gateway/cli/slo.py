@@ -176,6 +176,8 @@ def report(
     _, total = made.closing[-1]
     if total["unrecorded"]:
         note(f"warning: {total['unrecorded']} billed answers have no judgement: not in the report")
+    if not int(total["requests"]):
+        note(f"nothing was asked in this span, which ends at {last:%Y-%m-%d %H:%M} UTC")
     note(f"{total['requests']} requests; chain {total['chain']}")
 
 

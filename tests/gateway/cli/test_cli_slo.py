@@ -98,6 +98,14 @@ def test_a_report_of_a_span_goes_to_standard_output(tiergate: Any, ledger: str) 
     assert "warning: --to is in the future" in early.err
 
 
+def test_a_report_of_nothing_says_where_it_ends(tiergate: Any, ledger: str) -> None:
+    """Who has just asked something finds that a report ends with the last full minute."""
+    span = ("--from", "2001-01-01", "--to", "2001-01-02")
+    made = tiergate("slo", "report", "--tenant", "acme", "--format", "csv", *span)
+    assert made.code == 0
+    assert "nothing was asked in this span, which ends at 2001-01-02 00:00 UTC" in made.err
+
+
 def test_the_table_shows_each_tier(tiergate: Any, ledger: str) -> None:
     """Of all tenants and of one; nothing counted is no share."""
     header, *rows = tiergate("slo", "show").out.splitlines()
