@@ -217,8 +217,8 @@ async def test_a_downgrade_is_seen_everywhere_and_billed_so(tmp_path: Path) -> N
     async with busy_door(tmp_path) as door:
         queue = await storm(door)
         asked = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 3}
-        plain = asyncio.create_task(door.post(TEXT, text_body(max_tokens=3)))
-        streamed = asyncio.create_task(door.post(CHAT, chat_body(**asked)))
+        plain = asyncio.create_task(door.post(TEXT, text_body(LONG, max_tokens=3)))
+        streamed = asyncio.create_task(door.post(CHAT, chat_body(LONG, **asked)))
         await eventually(
             lambda: door.services.admission.waiting == len(queue.tasks) + 2, "both wait"
         )
