@@ -47,8 +47,9 @@ START_LIMIT_S = 180
 LEFT_OUT = re.compile(r"/admin/(live|static|login|logout|oidc)")
 # Beside each page as it opens: what people turn it to.
 TURNED = {
-    "/admin/requests": ["?missed=on", "?tier=premium&outcome=failed", "?tenant={tenant}"],
-    "/admin/slo": ["?tenant={tenant}"],
+    "/admin/requests": ["?missed=true", "?tier=premium&outcome=failed", "?tenant={tenant}"],
+    "/admin/slo": ["?tenant={tenant}&range=90d"],
+    "/admin/tiers/{tier}/preview": ["?ttft_ms=300&tbt_ms=80"],
     "/admin/tenants": ["?q=customer-04"],
     "/admin/audit": ["?tenant={tenant}"],
     "/admin/usage": ["?tenant={tenant}"],
