@@ -117,7 +117,9 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return repr(value)
+        text = repr(value)
+        # YAML 1.1 takes 1e-05 for a word: a number with an exponent has a point there.
+        return text if "." in text else text.replace("e", ".0e")
     if isinstance(value, Mapping):
         return "{}"
     if isinstance(value, list | tuple):

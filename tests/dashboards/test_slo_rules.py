@@ -189,3 +189,10 @@ VALUES = st.recursive(
 def test_what_is_written_as_yaml_is_read_as_it_was(value: Any) -> None:
     """By a reader of other people's, whatever stands in it."""
     assert yaml.safe_load(as_yaml(value)) == value
+
+
+@pytest.mark.parametrize("value", [1e-05, 1e16, 1.5e-07, -2e-09, 0.5, 7, 10**20])
+def test_a_number_is_read_as_a_number(value: float) -> None:
+    """Also by readers of YAML 1.1, for whom 1e-05 is a word."""
+    read = yaml.safe_load(as_yaml({"at": value}))["at"]
+    assert (read, type(read)) == (value, type(value))
