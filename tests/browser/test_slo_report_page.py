@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+import slo_ledger_kit as kit
 from browser_kit import AXE, RULES, SCHEMES, WIDTHS
 from playwright.async_api import Browser
 
@@ -19,22 +17,6 @@ from tenants.pepper import make_pepper
 from tenants.repository import Repository
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def _kit() -> Any:
-    """Return the kit of the ledger's own tests."""
-    name = "slo_ledger_kit"
-    spec = importlib.util.spec_from_file_location(
-        name, Path(__file__).parents[1] / "tenants" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
-
-
-kit = _kit()
 
 
 async def pages(folder: Path) -> list[Path]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import slo_ledger_kit as kit
 from admin_kit import Office, code_of
 
 from engine.core.clock import utc_now
@@ -23,21 +22,6 @@ from tenants.slo_store import insert_slo
 from tenants.slo_verify import verify_report
 from tenants.slo_verify_ledger import LedgerCheck
 
-
-def _kit() -> Any:
-    """Return the kit of the ledger's own tests."""
-    name = "slo_ledger_kit"
-    spec = importlib.util.spec_from_file_location(
-        name, Path(__file__).parents[2] / "tenants" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
-
-
-kit = _kit()
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COUNT = 10_000

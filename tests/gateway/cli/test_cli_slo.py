@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import slo_ledger_kit as kit
 
 from tenants.database import Database
 from tenants.pepper import make_pepper
 from tenants.repository import Repository
 
 FORMS = ("html", "csv", "json")
-
-
-def _kit() -> Any:
-    """Return the kit of the ledger's own tests."""
-    name = "slo_ledger_kit"
-    spec = importlib.util.spec_from_file_location(
-        name, Path(__file__).parents[2] / "tenants" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
-
-
-kit = _kit()
 
 
 @pytest.fixture
