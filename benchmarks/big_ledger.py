@@ -16,7 +16,7 @@ from random import Random
 from gateway.slo_desk import draw_of
 from tenants.database import Database
 from tenants.repository import Repository
-from tenants.slo import Outcome, SloRecord, judge
+from tenants.slo import Outcome, SloRecord, judged
 from tenants.slo_store import insert_slo
 from tenants.usage import insert_usage
 from tenants.values import DEFAULT_ORGANISATION_ID, UsageRecord
@@ -76,11 +76,8 @@ def one(
     tbt_ns = (100 if premium else 500) * MS
     needed = None if gaps == 0 else int(tbt_ns * (1.4 if late * 100 > gaps else random.random()))
     total_ns = (ttft_ns or 5 * MS) + gaps * 30 * MS
-    verdict = judge(
-        outcome, ttft_ns=ttft_ns, ttft_due_ns=due_ns, total_ns=total_ns, gaps=gaps, late_gaps=late
-    )
     name = f"chatcmpl-{random.getrandbits(96):024x}"
-    return SloRecord(
+    record = SloRecord(
         id=name,
         request_id=f"req_{number:024x}",
         tenant_id=tenant_id,
@@ -106,11 +103,8 @@ def one(
         tbt_mode="gap",
         needed_tbt_ns=needed,
         draw=draw_of(name),
-        met=verdict.met,
-        ttft_met=verdict.ttft_met,
-        tbt_met=verdict.tbt_met,
-        available=verdict.available,
     )
+    return judged(record)
 
 
 def usage_of(record: SloRecord) -> UsageRecord | None:

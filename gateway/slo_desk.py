@@ -20,7 +20,7 @@ from gateway.principal import Principal, slo_of
 from gateway.request_records import DoorRecord
 from gateway.stopwatch import needed_tbt_ns
 from tenants.ids import new_id
-from tenants.slo import DRAWS, EXCLUDED, LATE_SHARE, Outcome, SloRecord, judge
+from tenants.slo import DRAWS, EXCLUDED, LATE_SHARE, Outcome, SloRecord, judged
 
 MOST_LATEST = 20_000  # some minutes' worth
 INTERRUPTED = "interrupted"  # of an answer whose process died
@@ -75,15 +75,7 @@ def answer_record(
     total_ns = now_ns - door.arrival_ns
     gaps = sum(watch.gaps for watch in watches) + len(in_vain)
     late = sum(watch.late for watch in watches) + len(in_vain)
-    verdict = judge(
-        outcome,
-        ttft_ns=ttft_ns,
-        ttft_due_ns=ttft_due_ns,
-        total_ns=total_ns,
-        gaps=gaps,
-        late_gaps=late,
-    )
-    return SloRecord(
+    record = SloRecord(
         id=door.id,
         request_id=door.request_id,
         tenant_id=door.tenant_id,
@@ -109,13 +101,10 @@ def answer_record(
         tbt_mode=door.slo.tbt_mode.value,
         needed_tbt_ns=needed_tbt_ns(watches, LATE_SHARE, in_vain),
         draw=draw_of(door.id),
-        met=verdict.met,
-        ttft_met=verdict.ttft_met,
-        tbt_met=verdict.tbt_met,
-        available=verdict.available,
         eased=door.is_eased,
         trace_id=door.trace_id,
     )
+    return judged(record)
 
 
 def _in_vain(door: DoorRecord, until_ns: int) -> list[int]:
@@ -180,15 +169,6 @@ class SloDesk:
     ) -> SloRecord:
         """A request was turned away before it was understood: of its prompt nothing is known."""
         tier, slo = principal.tier, slo_of(principal.tier)
-        outcome = outcome_of(problem, is_admitted=False)
-        verdict = judge(
-            outcome,
-            ttft_ns=None,
-            ttft_due_ns=slo.ttft_ns,
-            total_ns=total_ns,
-            gaps=0,
-            late_gaps=0,
-        )
         # A client chooses its request ids, and may choose one twice.
         name = f"req-{new_id(arrival)}"
         record = SloRecord(
@@ -202,7 +182,7 @@ class SloDesk:
             tier=tier.name,
             tier_version=tier.version,
             arrival=arrival,
-            outcome=outcome,
+            outcome=outcome_of(problem, is_admitted=False),
             reason=problem.error_type,
             stream=False,
             prompt_tokens=0,
@@ -217,11 +197,8 @@ class SloDesk:
             tbt_mode=slo.tbt_mode.value,
             needed_tbt_ns=None,
             draw=draw_of(name),
-            met=verdict.met,
-            ttft_met=verdict.ttft_met,
-            tbt_met=verdict.tbt_met,
-            available=verdict.available,
         )
+        record = judged(record)
         self._take(record, self._clock.now_ns())
         return record
 

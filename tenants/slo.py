@@ -10,7 +10,7 @@ do not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
@@ -72,10 +72,9 @@ def judge(
     ttft_ns: int | None,
     ttft_due_ns: int,
     total_ns: int,
-    gaps: int,
-    late_gaps: int,
+    is_steady: bool | None,
 ) -> Verdict:
-    """Return the verdict. Times count from the arrival; `gaps` are the tokens after the first.
+    """Return the verdict. Times count from the arrival; `is_steady` is the function's answer.
 
     A client that left before its first token was due gave us no fair chance. One that left later
     is judged by what it got. An answer of no tokens (`max_tokens: 0`) was promised no time, and
@@ -92,12 +91,16 @@ def judge(
             met=False, ttft_met=False, available=None if outcome is Outcome.DISCONNECTED else False
         )
     ttft_met = ttft_ns <= ttft_due_ns
-    tbt_met = late_gaps * LATE_SHARE <= gaps if gaps else None
-    met = ttft_met and tbt_met is not False
+    met = ttft_met and is_steady is not False
     if outcome is Outcome.DISCONNECTED:
-        return Verdict(met, ttft_met, tbt_met)
+        return Verdict(met, ttft_met, is_steady)
     available = outcome is Outcome.COMPLETED
-    return Verdict(met and available, ttft_met, tbt_met, available)
+    return Verdict(met and available, ttft_met, is_steady, available)
+
+
+def is_steady(gaps: int, late_gaps: int) -> bool | None:
+    """True where few enough of the tokens after the first were late; None where there are none."""
+    return late_gaps * LATE_SHARE <= gaps if gaps else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +141,10 @@ class SloRecord:
     tbt_mode: str
     needed_tbt_ns: int | None
     draw: int
-    met: bool | None
-    ttft_met: bool | None
-    tbt_met: bool | None
-    available: bool | None
+    met: bool | None = None
+    ttft_met: bool | None = None
+    tbt_met: bool | None = None
+    available: bool | None = None
     eased: bool = False
     trace_id: str = ""
 
@@ -149,6 +152,24 @@ class SloRecord:
     def verdict(self) -> Verdict:
         """What became of each promise."""
         return Verdict(self.met, self.ttft_met, self.tbt_met, self.available)
+
+
+def judged(record: SloRecord) -> SloRecord:
+    """Return a record with the verdict that follows from what else it says."""
+    verdict = judge(
+        record.outcome,
+        ttft_ns=record.ttft_ns,
+        ttft_due_ns=record.ttft_due_ns,
+        total_ns=record.total_ns,
+        is_steady=is_steady(record.gaps, record.late_gaps),
+    )
+    return replace(
+        record,
+        met=verdict.met,
+        ttft_met=verdict.ttft_met,
+        tbt_met=verdict.tbt_met,
+        available=verdict.available,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from math import sqrt
 
 from engine.core.request import Slo
 from gateway.principal import slo_of
-from tenants.slo import LATE_SHARE, Objective, SloRecord, Verdict, judge
+from tenants.slo import Objective, SloRecord, Verdict, is_steady, judge
 from tenants.values import TierRecord
 
 HIT_MOST = 5
@@ -125,17 +125,15 @@ class Targets:
 
     def verdict(self, record: SloRecord) -> Verdict:
         """Return the verdict on a request by these targets, its times being as they were."""
-        gaps, late_gaps = record.gaps, record.late_gaps
+        steady = is_steady(record.gaps, record.late_gaps)
         if record.needed_tbt_ns is not None and self.is_exact(record):
-            is_met = record.needed_tbt_ns <= self.slo.tbt_ns
-            gaps, late_gaps = (LATE_SHARE, 0) if is_met else (1, 1)
+            steady = record.needed_tbt_ns <= self.slo.tbt_ns
         return judge(
             record.outcome,
             ttft_ns=record.ttft_ns,
             ttft_due_ns=self.slo.first_token_due_ns(0, record.prompt_tokens),
             total_ns=record.total_ns,
-            gaps=gaps,
-            late_gaps=late_gaps,
+            is_steady=steady,
         )
 
 

@@ -16,7 +16,7 @@ from prometheus_kit import OPTIONS, Prometheus, a_tier, program, prometheus, wai
 from gateway.slo_rules import slos_of
 from gateway.slo_rules_text import rules_text
 from gateway.telemetry import AnswerRecord, Telemetry
-from tenants.slo import Budget, Objective, Outcome, Verdict, judge
+from tenants.slo import Budget, Objective, Outcome, Verdict, is_steady, judge
 from tenants.values import TierRecord
 
 TIERS = [a_tier("premium", "0.99"), a_tier("free", "0.95", 1, ttft_ms="2000"),
@@ -63,8 +63,7 @@ def some_verdict(chance: random.Random) -> Verdict:
         ttft_ns=chance.randint(1, 1050) if has_token else None,
         ttft_due_ns=1000,
         total_ns=2000,
-        gaps=gaps,
-        late_gaps=min(gaps, chance.choice((0, 0, 0, 0, 1, 3))),
+        is_steady=is_steady(gaps, min(gaps, chance.choice((0, 0, 0, 0, 1, 3)))),
     )
 
 
@@ -158,7 +157,7 @@ def test_more_tenants_than_are_kept_apart_raise_an_alert(tmp_path: Path) -> None
     program("prometheus")
     tiers: list[TierRecord] = TIERS[:2]
     telemetry = Telemetry(tiers)
-    good = judge(Outcome.COMPLETED, ttft_ns=1, ttft_due_ns=2, total_ns=3, gaps=1, late_gaps=0)
+    good = judge(Outcome.COMPLETED, ttft_ns=1, ttft_due_ns=2, total_ns=3, is_steady=True)
     tenants = 2600
     assert tenants * len(Objective) > 10_000
     for number in range(tenants):

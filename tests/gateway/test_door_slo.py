@@ -21,7 +21,7 @@ from engine.core.clock import utc_now
 from engine.core.request import Slo, TbtMode
 from gateway.slo_desk import INTERRUPTED, draw_of
 from gateway.stopwatch import Stopwatch, needed_tbt_ns
-from tenants.slo import LATE_SHARE, Objective, Outcome, SloRecord, add_up, judge
+from tenants.slo import LATE_SHARE, Objective, Outcome, SloRecord, add_up, judged
 from tenants.slo_store import counts, newest_records, read_records
 from tenants.slo_windows import MINUTE, floor_to
 from tenants.values import Route, Scope
@@ -62,15 +62,7 @@ async def agree(door: Door, found: list[SloRecord]) -> None:
             ):
                 assert told.get((kind, objective.value, tier), 0) == number, (kind, objective, tier)
     for record in found:
-        again = judge(
-            record.outcome,
-            ttft_ns=record.ttft_ns,
-            ttft_due_ns=record.ttft_due_ns,
-            total_ns=record.total_ns,
-            gaps=record.gaps,
-            late_gaps=record.late_gaps,
-        )
-        assert again == record.verdict
+        assert judged(record) == record
         assert record.draw == draw_of(record.id)
 
 

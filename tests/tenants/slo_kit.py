@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tenants.slo import DRAWS, Outcome, SloRecord, judge
+from tenants.slo import DRAWS, Outcome, SloRecord, judged
 
 MOMENT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 MS = 1_000_000
@@ -43,21 +43,7 @@ def slo_record(number: int = 0, **given: Any) -> SloRecord:
         "draw": number % DRAWS,
         **given,
     }
-    verdict = judge(
-        fields["outcome"],
-        ttft_ns=fields["ttft_ns"],
-        ttft_due_ns=fields["ttft_due_ns"],
-        total_ns=fields["total_ns"],
-        gaps=fields["gaps"],
-        late_gaps=fields["late_gaps"],
-    )
-    return SloRecord(
-        **fields,
-        met=verdict.met,
-        ttft_met=verdict.ttft_met,
-        tbt_met=verdict.tbt_met,
-        available=verdict.available,
-    )
+    return judged(SloRecord(**fields))
 
 
 @st.composite

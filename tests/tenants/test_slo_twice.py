@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gateway.slo_report_figures import shown
 from tenants import slo_verify_figures, slo_verify_sums
-from tenants.slo import COUNT_FIELDS, Objective, Outcome, judge
+from tenants.slo import COUNT_FIELDS, Objective, Outcome, is_steady, judge
 from tenants.slo_report import COLUMNS, FORMAT, as_csv, as_json, csv_header, next_chain
 from tenants.slo_report_sums import (
     Line,
@@ -47,7 +47,7 @@ def test_a_request_is_judged_alike(
     """The checker's verdicts, from the written rule, are the ledger's; borders included."""
     late = data.draw(st.integers(0, min(gaps, 8)))
     times: dict[str, Any] = {"ttft_ns": first, "ttft_due_ns": due, "total_ns": total}
-    verdict = judge(outcome, **times, gaps=gaps, late_gaps=late)
+    verdict = judge(outcome, **times, is_steady=is_steady(gaps, late))
     facts = slo_verify_sums.Facts(
         arrival=datetime(2026, 1, 1, tzinfo=UTC),
         outcome=outcome.value,

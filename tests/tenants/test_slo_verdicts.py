@@ -19,6 +19,7 @@ from tenants.slo import (
     add_up,
     budget_of,
     count_one,
+    is_steady,
     judge,
     target_of,
 )
@@ -28,7 +29,8 @@ GOOD = Verdict(True, True, True, True)
 
 
 def judged(outcome: Outcome, ttft: int | None, total: int = 900, late: int = 0) -> Verdict:
-    return judge(outcome, ttft_ns=ttft, ttft_due_ns=DUE, total_ns=total, gaps=100, late_gaps=late)
+    steady = is_steady(100, late)
+    return judge(outcome, ttft_ns=ttft, ttft_due_ns=DUE, total_ns=total, is_steady=steady)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,8 @@ def test_every_end_has_its_verdict(
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.DISCONNECTED, Outcome.FAILED])
 def test_one_token_has_no_gap_to_keep(outcome: Outcome) -> None:
     """Else classifiers that answer with a word would hide that every chat stutters."""
-    verdict = judge(outcome, ttft_ns=DUE, ttft_due_ns=DUE, total_ns=900, gaps=0, late_gaps=0)
+    steady = is_steady(0, 0)
+    verdict = judge(outcome, ttft_ns=DUE, ttft_due_ns=DUE, total_ns=900, is_steady=steady)
     assert (verdict.ttft_met, verdict.tbt_met) == (True, None)
     assert verdict.met is (outcome is not Outcome.FAILED)
 

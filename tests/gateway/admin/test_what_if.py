@@ -14,7 +14,7 @@ from engine.core.clock import NS_PER_MS, utc_now
 from gateway.dashboard.tier_fields import typed
 from gateway.dashboard.what_if import Share as GoodShare
 from gateway.dashboard.what_if import Targets, sampling_error, what_if
-from tenants.slo import Objective, Outcome, SloRecord, judge
+from tenants.slo import Objective, Outcome, SloRecord, is_steady, judge, judged
 from tenants.slo_store import insert_slo
 from tenants.tiers import changed_tier, new_tier
 
@@ -35,11 +35,8 @@ def a_record(draw: random.Random, number: int, tenants: int = 3) -> SloRecord:
     due = (500 * NS_PER_MS) + 200 * NS_PER_MS * prompt // 1000
     total = (ttft or draw.randrange(2000) * NS_PER_MS) + sum(gaps)
     late = sum(gap > 50 * NS_PER_MS for gap in gaps)
-    verdict = judge(
-        outcome, ttft_ns=ttft, ttft_due_ns=due, total_ns=total, gaps=len(gaps), late_gaps=late
-    )
     needed = sorted(gaps, reverse=True)[len(gaps) // 100] if gaps else None
-    return SloRecord(
+    record = SloRecord(
         id=f"r-{number}",
         request_id=f"req_{number}",
         tenant_id=f"t-{draw.randrange(tenants)}",
@@ -65,11 +62,8 @@ def a_record(draw: random.Random, number: int, tenants: int = 3) -> SloRecord:
         tbt_mode="gap",
         needed_tbt_ns=needed,
         draw=draw.randrange(1024),
-        met=verdict.met,
-        ttft_met=verdict.ttft_met,
-        tbt_met=verdict.tbt_met,
-        available=verdict.available,
     )
+    return judged(record)
 
 
 def test_the_targets_there_are_give_the_verdicts_there_are() -> None:
@@ -99,8 +93,7 @@ def test_other_targets_give_what_judging_all_gaps_gives() -> None:
             ttft_ns=record.ttft_ns,
             ttft_due_ns=ttft_ms * NS_PER_MS + 200 * NS_PER_MS * record.prompt_tokens // 1000,
             total_ns=record.total_ns,
-            gaps=len(gaps),
-            late_gaps=sum(gap > tbt_ms * NS_PER_MS for gap in gaps),
+            is_steady=is_steady(len(gaps), sum(gap > tbt_ms * NS_PER_MS for gap in gaps)),
         )
         assert Targets.of(tier).verdict(record) == expected, (record, tier)
 
