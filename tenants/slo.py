@@ -172,6 +172,15 @@ def judged(record: SloRecord) -> SloRecord:
     )
 
 
+def overrun(record: SloRecord) -> Fraction:
+    """Return how many times its promise a request took, or waited for in vain."""
+    first = record.ttft_ns
+    waited = Fraction(record.total_ns if first is None else first, max(record.ttft_due_ns, 1))
+    if record.needed_tbt_ns is None or record.tbt_met is None:
+        return waited
+    return max(waited, Fraction(record.needed_tbt_ns, max(record.tbt_ns, 1)))
+
+
 @dataclass(frozen=True, slots=True)
 class SloCounts:
     """Requests added up: by outcome, and for each objective those that count and the bad ones."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from tenants.slo import COUNT_FIELDS, Budget, Objective, SloRecord, count_names, target_of
+from tenants.slo import COUNT_FIELDS, Budget, Objective, SloRecord, count_names, overrun, target_of
 from tenants.slo_windows import BURN_WINDOWS, DAY, HOUR, LONGEST_BY_MINUTE, MINUTE, floor_to
 from tenants.values import Period, TierVersion
 
@@ -62,15 +62,6 @@ def promised_ttft_ns(version: TierVersion, prompt_tokens: int) -> int:
     """Return within what time a tier's version owes the first token of such a prompt."""
     tier = version.tier
     return tier.ttft_ms * MS + tier.ttft_ms_per_1k_prompt_tokens * MS * prompt_tokens // 1000
-
-
-def overrun(record: SloRecord) -> Fraction:
-    """Return how many times its promise a request took, or waited for in vain."""
-    first = record.ttft_ns
-    waited = Fraction(record.total_ns if first is None else first, max(record.ttft_due_ns, 1))
-    if record.needed_tbt_ns is None or record.tbt_met is None:
-        return waited
-    return max(waited, Fraction(record.needed_tbt_ns, max(record.tbt_ns, 1)))
 
 
 @dataclass(frozen=True, slots=True)

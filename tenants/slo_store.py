@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import inf
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, false, func, or_, select
@@ -20,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenants.database import Database
-from tenants.slo import COUNT_FIELDS, DRAWS, Outcome, SloCounts, SloRecord, count_names
+from tenants.slo import COUNT_FIELDS, DRAWS, Outcome, SloCounts, SloRecord, count_names, overrun
 from tenants.slo_models import SloCount, SloRow
 from tenants.slo_windows import DAY, GRAINS, HOUR, MINUTE, ceil_to, floor_to, pieces
 from tenants.usage import add_usage
@@ -292,7 +291,7 @@ async def worst_records(
 
     A tier's are looked for among the latest 2,000.
 
-    Those that never had a token come first, then by how many times its promise a request took.
+    The worst is who took, or waited in vain, the most times its promise, as in a report.
     """
     looked = select(*_RECORD).where(_R.met == false(), _R.arrival >= since)
     if tenant_id is not None:
@@ -305,16 +304,6 @@ async def worst_records(
         query = query.order_by(near.c.arrival.desc()).limit(WORST_OF)
     found = await _read(database, query)
     return sorted(found, key=overrun, reverse=True)[:limit]
-
-
-def overrun(record: SloRecord) -> float:
-    """Return how many times its promise a request took; infinite where it got no token."""
-    if record.ttft_ns is None:
-        return inf
-    late = [record.ttft_ns / max(record.ttft_due_ns, 1)]
-    if record.needed_tbt_ns is not None:
-        late.append(record.needed_tbt_ns / max(record.tbt_ns, 1))
-    return max(late)
 
 
 async def sample_records(

@@ -160,12 +160,13 @@ async def test_a_record_is_found_by_both_its_names(database: Database) -> None:
 
 async def test_the_worst_come_first(database: Database) -> None:
     late = [slo_record(n, ttft_ns=(600 + n) * MS) for n in range(30)]
-    lost = slo_record(99, outcome=Outcome.REFUSED, ttft_ns=None)
-    fine = slo_record(100)
-    await slo_store.insert_slo(database, [fine, *late, lost])
+    in_vain = slo_record(99, outcome=Outcome.FAILED, ttft_ns=None, gaps=0, needed_tbt_ns=None)
+    at_once = slo_record(98, outcome=Outcome.REFUSED, ttft_ns=None, gaps=0, total_ns=0)
+    stuttered = slo_record(97, late_gaps=9, needed_tbt_ns=160 * MS)
+    await slo_store.insert_slo(database, [slo_record(100), at_once, *late, in_vain, stuttered])
     since = MOMENT - timedelta(days=1)
     worst = await slo_store.worst_records(database, since=since, limit=4)
-    assert worst == [lost, *reversed(late[-3:])]
+    assert worst == [in_vain, stuttered, *reversed(late[-2:])]
     assert await slo_store.worst_records(database, since=since, tenant_id="t2") == []
 
 
