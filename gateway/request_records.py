@@ -14,20 +14,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from engine.core.admission import Verdict
-from engine.core.request import FinishReason, LengthEstimate
+from engine.core.request import LengthEstimate
 from engine.core.stats import RequestStats
 from gateway.errors import ApiError
 from gateway.otel.trace_context import CURRENT
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
+from gateway.usage_row import slo_met
 from gateway.wishes import NO_WISHES
-from tenants.slo import LATE_SHARE
 from tenants.slo import Verdict as Judged
 
 MOST_SERVED = 2_000
 MOST_REFUSED = 1_000
-
-_GOOD_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 class ChoiceRecord:
@@ -62,12 +60,9 @@ class ChoiceRecord:
     @property
     def is_met(self) -> bool | None:
         """True where both targets were met, None where that cannot be judged (yet)."""
-        stats, watch = self.stats, self.stopwatch
-        if stats is None or watch is None or stats.finish_reason is FinishReason.CANCELLED:
+        if self.stats is None or self.stopwatch is None:
             return None
-        if stats.finish_reason not in _GOOD_ENDS:
-            return False
-        return watch.ttft_met and watch.late * LATE_SHARE <= max(stats.num_output_tokens - 1, 0)
+        return slo_met(self.stats, self.stopwatch)
 
 
 class DoorRecord:

@@ -108,11 +108,6 @@ class Stopwatch:
         due = self._slo.first_token_due_ns(self.arrival_ns, self.num_prompt_tokens)
         return first_ns is not None and first_ns <= due
 
-    @property
-    def ttft_met(self) -> bool:
-        """True where the first token came in time."""
-        return self.ttft_met_at(self.first_ns)
-
 
 def needed_tbt_ns(
     watches: Sequence[Stopwatch], late_share: int, in_vain: Sequence[int] = ()

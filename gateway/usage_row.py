@@ -16,7 +16,7 @@ from engine.core.clock import NS_PER_MS
 from engine.core.request import FinishReason
 from engine.core.stats import RequestStats
 from gateway.stopwatch import Stopwatch
-from tenants.slo import LATE_SHARE
+from tenants.slo import is_steady
 from tenants.values import DEFAULT_ORGANISATION_ID, TierRecord, UsageRecord
 
 OnEnd = Callable[[UsageRecord | None], None]
@@ -62,9 +62,7 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
     prompt = stats.num_prompt_tokens if began and context.bills_prompt else 0
     cached, tier = min(stats.num_cached_tokens, prompt), context.tier
     watch = context.stopwatch
-    first_ns = watch.first_ns if watch.first_ns is not None else stats.first_token_ns
-    seen_at_door = watch.first_ns is not None
-    late = watch.late if seen_at_door else stats.late_tokens
+    first_ns, late = _first_and_late(stats, watch)
     return UsageRecord(
         request_id=stats.request_id,
         tenant_id=context.tenant_id,
@@ -82,7 +80,7 @@ def usage_row(stats: RequestStats, context: UsageContext) -> UsageRecord | None:
         ttft_ms=None if first_ns is None else _ms(first_ns - stats.arrival_ns),
         late_tokens=late,
         preemptions=stats.preemptions,
-        slo_met=_slo_met(stats, watch, first_ns, late),
+        slo_met=slo_met(stats, watch),
         organisation_id=context.organisation_id,
         tier_version=0 if tier is None else tier.version,
         cost_nano=0 if tier is None else tier.cost_nano(prompt, cached, stats.num_output_tokens),
@@ -129,13 +127,25 @@ def as_delivered(stats: RequestStats, watch: Stopwatch) -> RequestStats:
     )
 
 
-def _slo_met(stats: RequestStats, watch: Stopwatch, first_ns: int | None, late: int) -> bool | None:
+def slo_met(stats: RequestStats, watch: Stopwatch) -> bool | None:
+    """True where a finished choice met both targets; None where its client left.
+
+    It is the story of one choice: what is promised is judged by whole requests (tenants/slo.py).
+    """
     if stats.finish_reason is FinishReason.CANCELLED:
         return None  # the client left: neither kept nor broken
     if stats.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
         return False
-    ttft_met = watch.ttft_met_at(first_ns)
-    return ttft_met and late * LATE_SHARE <= max(stats.num_output_tokens - 1, 0)
+    first_ns, late = _first_and_late(stats, watch)
+    in_time = watch.ttft_met_at(first_ns)
+    return in_time and is_steady(max(stats.num_output_tokens - 1, 0), late) is not False
+
+
+def _first_and_late(stats: RequestStats, watch: Stopwatch) -> tuple[int | None, int]:
+    """Return when the first token came and how many others were late; at the door, if there."""
+    if watch.first_ns is None:
+        return stats.first_token_ns, stats.late_tokens
+    return watch.first_ns, watch.late
 
 
 def _ms(duration_ns: int) -> float:
