@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 
@@ -32,6 +33,14 @@ def print_json(value: Any) -> None:
 def json_line(value: Any) -> str:
     """Return a value as one line of JSON, with its newline."""
     return json.dumps(_plain(value), separators=(",", ":")) + "\n"
+
+
+def tell_difference(file: Path, difference: str, *, as_json: bool) -> None:
+    """Print that a file is not what was checked, and the first thing in which it differs."""
+    if as_json:
+        print_json({"verified": False, "difference": difference})
+    else:
+        print(f"{file} differs: {difference}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -12,7 +12,7 @@ import typer
 from gateway.cli import slo_rules
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, load_settings, with_ledger
 from gateway.cli.out_file import Out, writing
-from gateway.cli.output import CommandError, moment, note, print_json, print_table
+from gateway.cli.output import CommandError, moment, note, print_json, print_table, tell_difference
 from gateway.cli.times import parse_moment
 
 if TYPE_CHECKING:
@@ -218,10 +218,7 @@ def verify(
     else:
         found = with_ledger(database_url, data_dir, work)
     if isinstance(found, str):
-        if as_json:
-            print_json({"verified": False, "difference": found})
-        else:
-            print(f"{file} differs: {found}")
+        tell_difference(file, found, as_json=as_json)
         return 1
     if as_json:
         print_json({"verified": True, "report": found})

@@ -9,7 +9,7 @@ import typer
 
 from gateway.cli.options import AsJson, DatabaseUrl, DataDir, flag, with_ledger
 from gateway.cli.out_file import Out, writing
-from gateway.cli.output import CommandError, note, print_json
+from gateway.cli.output import CommandError, note, print_json, tell_difference
 from gateway.cli.times import Since, Until, span
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def verify(
 
     found = with_ledger(database_url, data_dir, work)
     if isinstance(found, str):
-        if as_json:
-            print_json({"verified": False, "difference": found})
-        else:
-            print(f"{file} differs: {found}")
+        tell_difference(file, found, as_json=as_json)
         return 1
     if as_json:
         print_json({"verified": True, "export": found})
