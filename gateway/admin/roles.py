@@ -85,6 +85,7 @@ ACCESS: Mapping[tuple[str, str], Access] = MappingProxyType(
         ("PATCH", f"{V1}/users/{{user}}"): OWNER_FRESH,
         ("POST", f"{V1}/users/{{user}}/password"): OWNER_FRESH,
         # what was kept of it
+        ("GET", f"{BASE}/slo"): EVERY_USER,
         ("GET", f"{V1}/slo"): EVERY_USER,
         ("GET", f"{V1}/slo/report"): EVERY_USER,
         # what was done and used

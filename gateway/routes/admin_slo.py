@@ -17,7 +17,7 @@ from gateway.admin.documented import ERRORS, documented
 from gateway.admin.export import ExportResponse
 from gateway.admin.pages import shown
 from gateway.admin.reading import moment_of, query_of
-from gateway.admin.roles import V1
+from gateway.admin.roles import BASE, V1
 from gateway.admin.route import AdminRoute, caller_of, desk_of
 from gateway.errors import bad_value
 from gateway.routes.admin_tenants import visible_tenant
@@ -40,6 +40,7 @@ MEDIA_TYPES = {
 USUAL = timedelta(days=30)
 
 
+@router.get(f"{BASE}/slo", openapi_extra=documented(None, "tenant"))
 @router.get(f"{V1}/slo", openapi_extra=documented(None, "tenant"))
 async def read_slo(request: Request) -> Response:
     """Show attainment, error budget and burn of every tier and window, of all or of a tenant."""

@@ -118,6 +118,13 @@ async def test_the_api_says_what_was_offered(office: Office, slos: Any, tenant: 
         assert [view["tier"] for view in api["data"]] == ["premium"]
 
 
+async def test_its_short_address_says_the_same(office: Office, slos: Any) -> None:
+    for who in ("token", "tenant-viewer"):
+        short, long = [await office.get(p, who=who) for p in ("/admin/api/slo", "slo")]
+        assert short["tenant"] == long["tenant"]
+        assert [view["tier"] for view in short["data"]] == [view["tier"] for view in long["data"]]
+
+
 async def test_reports_and_their_checker_agree_with_the_api(
     office: Office, slos: Any, tmp_path: Path
 ) -> None:
