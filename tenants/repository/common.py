@@ -21,6 +21,7 @@ CHANNEL = "tiergate_keys"
 MAX_ROWS = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LIKE_AN_ID = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 class Part:
@@ -48,6 +49,15 @@ def check_name(what: str, name: str) -> None:
         )
 
 
+def check_no_id(what: str, name: str) -> None:
+    """Raise `InvalidValue` for a name that could be the id of something else.
+
+    Names and ids are looked up by one word: one that is both would mean two things.
+    """
+    if _LIKE_AN_ID.fullmatch(name) is not None:
+        raise InvalidValue(f"{what}'s name cannot be 32 hexadecimal digits: ids look like that")
+
+
 def page_size(limit: int) -> int:
     """Return how many rows a page may have: `limit`, but never more than 1,000."""
     return max(1, min(limit, MAX_ROWS))
@@ -62,8 +72,9 @@ async def require_tier(session: AsyncSession, name: str) -> None:
 
 async def find_tenant(session: AsyncSession, name_or_id: str) -> Tenant:
     """Return a tenant's row; raises `NotFound`."""
-    # A name may look like an id of another tenant; the name is what people type, so it goes first.
-    for column in (Tenant.name, Tenant.id):
+    # Ids go first here and below. Much is asked by the id of who may see it, and ledgers may hold
+    # names of old that look like ids: none of them may stand before what has that id.
+    for column in (Tenant.id, Tenant.name):
         row = await session.scalar(select(Tenant).where(column == name_or_id))
         if row is not None:
             return row
@@ -72,7 +83,7 @@ async def find_tenant(session: AsyncSession, name_or_id: str) -> Tenant:
 
 async def find_organisation(session: AsyncSession, name_or_id: str) -> Organisation:
     """Return an organisation's row; raises `NotFound`."""
-    for column in (Organisation.name, Organisation.id):
+    for column in (Organisation.id, Organisation.name):
         row = await session.scalar(select(Organisation).where(column == name_or_id))
         if row is not None:
             return row

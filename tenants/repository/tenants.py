@@ -18,6 +18,7 @@ from tenants.repository.common import (
     MAX_ROWS,
     Part,
     check_name,
+    check_no_id,
     find_organisation,
     find_tenant,
     page_size,
@@ -44,6 +45,7 @@ class Tenants(Part):
     ) -> OrganisationRecord:
         """Add an organisation; raises `InvalidValue` for a bad name, `AlreadyExists`."""
         check_name("an organisation", name)
+        check_no_id("an organisation", name)
         row = Organisation(id=new_id(now), name=name, created_at=now)
         record = organisation_of(row)
         try:
@@ -66,7 +68,7 @@ class Tenants(Part):
             return [organisation_of(row) for row in await session.scalars(query)]
 
     async def get_organisation(self, name_or_id: str) -> OrganisationRecord:
-        """Return one organisation by its name or its id; raises `NotFound`."""
+        """Return one organisation by its id or its name; raises `NotFound`."""
         async with self._database.read() as session:
             return organisation_of(await find_organisation(session, name_or_id))
 
@@ -85,6 +87,7 @@ class Tenants(Part):
         `AlreadyExists`.
         """
         check_name("a tenant", name)
+        check_no_id("a tenant", name)
         row = Tenant(id=new_id(now), name=name, tier=tier, created_at=now, disabled_at=None)
         try:
             async with self._database.write() as session:
