@@ -177,19 +177,19 @@ async def series(
     tenant_id: str | None = None,
     tier: str | None = None,
 ) -> list[tuple[datetime, str, SloCounts]]:
-    """Return (start, tier, sums) of each minute, hour or day with requests; at most 2,000.
+    """Return (start, tier, sums) of each minute, hour or day with requests, the oldest first.
 
-    `grain_s` is 60, 3600 or 86400.
+    `grain_s` is 60, 3600 or 86400. No more than the latest 2,000.
     """
     query = (
         select(SloCount)
         .where(*_within(grain_s, floor_to(since, grain_s), until, tenant_id, tier))
-        .order_by(SloCount.start, SloCount.tier)
+        .order_by(SloCount.start.desc(), SloCount.tier.desc())
         .limit(MOST_POINTS)
     )
     async with database.read() as session:
         rows = (await session.scalars(query)).all()
-    return [(row.start, row.tier, _counts_of(row)) for row in rows]
+    return [(row.start, row.tier, _counts_of(row)) for row in reversed(rows)]
 
 
 def _summed(*groups: Any) -> Select[Any]:

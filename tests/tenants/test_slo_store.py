@@ -185,6 +185,19 @@ async def test_a_sample_is_fair_and_bounded(database: Database) -> None:
     assert await slo_store.sample_records(database, tier="none", **span) == ([], 1.0)
 
 
+async def test_of_a_long_series_the_latest_points_are_shown(database: Database) -> None:
+    """A chart that ends yesterday because there are many tiers would hide what happens now."""
+    asked = [
+        slo_record(n, tier=f"tier-{n % 12:02d}", arrival=MOMENT - timedelta(hours=n // 12))
+        for n in range(12 * 168)
+    ]
+    await slo_store.insert_slo(database, asked)
+    span = MOMENT - timedelta(days=7), MOMENT + timedelta(minutes=1)
+    points = [(start, tier) for start, tier, _ in await slo_store.series(database, HOUR, *span)]
+    assert len(points) == slo_store.MOST_POINTS
+    assert points == sorted((r.arrival, r.tier) for r in asked)[-slo_store.MOST_POINTS :]
+
+
 async def test_old_minutes_go_and_their_hours_stay(database: Database) -> None:
     records = some(400)
     await slo_store.insert_slo(database, records)
