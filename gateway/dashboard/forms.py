@@ -26,6 +26,7 @@ MAX_FORM = 64 * 1024
 MAX_FIELDS = 256
 MAX_FIELD = 16 * 1024
 TIMEOUT_S = 15.0
+_GROUPED = re.compile(r"-?[0-9]{1,3}([,_][0-9]{3})+")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -55,13 +56,18 @@ class Form:
 
     def number(self, name: str) -> int | None:
         """Return a whole number, None for an empty field; a fault is said at the field."""
-        text = self[name].replace(",", "").replace("_", "")
+        text = self[name]
         if not text:
             return None
-        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        # Elsewhere a comma is the decimal point: "12,50" must not be read as 1,250.
+        digits = re.sub("[,_]", "", text) if _GROUPED.fullmatch(text) else text
+        if re.fullmatch(r"-?[0-9]{1,18}", digits):
+            return int(digits)
+        if "," in text:
+            self.wrong(name, "This must be a whole number, with commas as in 12,500 or without.")
+        else:
             self.wrong(name, "This must be a whole number.")
-            return None
-        return int(text)
+        return None
 
     def decimal(self, name: str) -> float | None:
         """Return a number, None for an empty field; a fault is said at the field."""
@@ -69,7 +75,7 @@ class Form:
         if not text:
             return None
         if not re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", text):
-            self.wrong(name, "This must be a number such as 0.95.")
+            self.wrong(name, "This must be a number such as 0.95, with a point.")
             return None
         return float(text)
 

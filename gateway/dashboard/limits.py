@@ -98,7 +98,9 @@ def _amount(form: Form) -> int | None:
         try:
             return parse_money(form["amount"])
         except InvalidValue:
-            form.wrong("amount", "Money is written like 12.50, with up to nine decimals.")
+            form.wrong(
+                "amount", "Money is written like 12.50, with a point and up to nine decimals."
+            )
     else:
         return form.number("amount")
     return None
