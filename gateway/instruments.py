@@ -5,7 +5,8 @@ microsecond: the OpenTelemetry SDK takes ten, for each of its readers. Every ins
 bounded number of series. What comes after that is counted in one more, `otel.metric.overflow`, as
 the SDKs do it, so totals stay right; and that it happened is counted too.
 
-One thread writes, several read: each reading takes its copy in one step of the interpreter.
+One thread writes, several read: each reading takes its copy in one step of the interpreter, and a
+series appears in one step, whole.
 """
 
 from __future__ import annotations
@@ -94,6 +95,16 @@ class HistogramReading:
         return sum(self.counts)
 
 
+class _Cell:
+    """What one series of a histogram has counted."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, num_buckets: int) -> None:
+        self.counts = [0] * num_buckets
+        self.total = 0.0
+
+
 class Histogram:
     """Counts by bucket and labels. A value on a border is below it, as OTLP and Prometheus say."""
 
@@ -102,8 +113,7 @@ class Histogram:
     ) -> None:
         self.borders = tuple(map(float, borders))
         self.series = Series(labels, most)
-        self._counts: dict[Key, list[int]] = {}
-        self._sums: dict[Key, float] = {}
+        self._cells: dict[Key, _Cell] = {}
         self._examples: dict[Key, dict[int, Example]] = {}
 
     def record(self, value: float, *values: str) -> None:
@@ -112,32 +122,33 @@ class Histogram:
 
     def record_many(self, value: float, values: Key, num_zeros: int) -> None:
         """Count one measurement, and `num_zeros` of zero beside it."""
-        counts = self._counts.get(values)
-        if counts is None:
-            values = self.series.key(values, self._counts)
-            counts = self._counts.setdefault(values, [0] * (len(self.borders) + 1))
-            self._sums.setdefault(values, 0.0)
-        counts[bisect_left(self.borders, value)] += 1
+        cell = self._cells.get(values)
+        if cell is None:
+            values = self.series.key(values, self._cells)
+            cell = self._cells.get(values)
+            if cell is None:
+                cell = self._cells[values] = _Cell(len(self.borders) + 1)
+        cell.counts[bisect_left(self.borders, value)] += 1
         if num_zeros:
-            counts[0] += num_zeros
-        self._sums[values] += value
+            cell.counts[0] += num_zeros
+        cell.total += value
 
     def exemplify(self, example: Example, *values: str) -> None:
         """Keep a measurement that was counted as its bucket's example, until somebody takes it."""
-        if values in self._counts:
+        if values in self._cells:
             bucket = bisect_left(self.borders, example.value)
             self._examples.setdefault(values, {})[bucket] = example
 
     def read(self, *, takes_examples: bool = False) -> list[HistogramReading]:
         """Return every series; examples are given once, to whoever takes them."""
         readings = []
-        for key, counts in list(self._counts.items()):
+        for key, cell in list(self._cells.items()):
             examples = self._examples.pop(key, None) if takes_examples else None
             readings.append(
                 HistogramReading(
                     self.series.attributes(key),
-                    tuple(counts),
-                    self._sums[key],
+                    tuple(cell.counts),
+                    cell.total,
                     tuple((examples or {}).values()),
                 )
             )
