@@ -266,7 +266,8 @@ def _sweep(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
     async def sweep() -> None:
         services.live.sweep(utc_now())
         services.host.look()
-        services.watch.look(services.host.engine.snapshot, services.clock.now_ns())
+        snapshot, owes = services.host.engine.snapshot, services.admission.waiting > 0
+        services.watch.look(snapshot, services.clock.now_ns(), owes=owes)
 
     return sweep
 

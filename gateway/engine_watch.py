@@ -57,6 +57,7 @@ class EngineWatch:
         self._history: deque[tuple[int, Snapshot]] = deque(maxlen=NUM_KEPT)
         self._count = self._busy_ns = self._predicted_ns = self._judged_ns = 0
         self._longest: deque[int] = deque([0], maxlen=NUM_SAMPLES)  # by second
+        self._owing_ns: int | None = None  # since when the engine has owed somebody something
 
     def on_step(self, stats: StepStats) -> None:
         """A step is over."""
@@ -69,10 +70,17 @@ class EngineWatch:
         if elapsed_ns > self._longest[-1]:
             self._longest[-1] = elapsed_ns
 
-    def look(self, snapshot: Snapshot | None, now_ns: int) -> None:
-        """Keep a sample, once a second; called a few times a second."""
+    def look(self, snapshot: Snapshot | None, now_ns: int, *, owes: bool = False) -> None:
+        """Keep a sample, once a second; called a few times a second.
+
+        `owes`: somebody waits at this door for a first token, whether the engine knows or not.
+        """
         if snapshot is None:
             return
+        if not owes and not snapshot.waiting + snapshot.running + snapshot.parked:
+            self._owing_ns = None
+        elif self._owing_ns is None:
+            self._owing_ns = now_ns
         if self._samples:
             last = self._samples[-1]
             if snapshot.submitted_total < last.snapshot.submitted_total:
@@ -82,6 +90,15 @@ class EngineWatch:
         self._samples.append(_Sample(now_ns, snapshot, self._steps()))
         self._history.append((now_ns, replace(snapshot, load=None)))
         self._longest.append(0)
+
+    def silent_ns(self, snapshot: Snapshot | None, now_ns: int) -> int:
+        """Return for how long the engine has owed something and has said nothing.
+
+        It says something after every step, and makes steps as long as it has work.
+        """
+        if snapshot is None or self._owing_ns is None:
+            return 0
+        return max(0, now_ns - max(self._owing_ns, snapshot.at_ns))
 
     def history(self) -> list[tuple[int, Snapshot]]:
         """Return a snapshot a second of the last minutes, without loads, the oldest first."""

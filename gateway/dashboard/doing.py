@@ -10,20 +10,30 @@ from engine.core.load import ClassLoad, EngineLoad
 from gateway.dashboard.filters import count, ms, rate, share
 
 ALMOST = 0.9  # of the memory: soon somebody has to wait for it
+SILENT_MS = 3000  # with work owed: no step takes so long on an engine that is well
 
 
 def doing(
-    engine: Mapping[str, Any] | None, load: EngineLoad | None, *, is_away: bool = False
+    engine: Mapping[str, Any] | None,
+    load: EngineLoad | None,
+    *,
+    is_away: bool = False,
+    num_waiting: int = 0,
+    silent_ms: int = 0,
 ) -> list[str]:
     """Return the sentences; `engine` are the fields of the engine's present.
 
-    `is_away`: it was there and does not answer now; what is known of it is its past.
+    `is_away`: it was there and does not answer now; what is known of it is its past. `num_waiting`
+    are those at the doors without a first token, whom the engine may not have noticed yet.
+    `silent_ms`: for so long it has owed something without a word.
     """
     if engine is None:
         return ["The engine is not there yet: nothing runs."]
     if is_away:
         return ["The engine does not answer, so nothing runs. The numbers are the last it told."]
-    found = [_running(engine)]
+    if silent_ms >= SILENT_MS:
+        return [_silent(engine, num_waiting, silent_ms), "The numbers are the last it told."]
+    found = [_running(engine, num_waiting)]
     if load is not None:
         found += [_class(one) for one in load.classes if one.num_open]
         if load.budget_ns and engine["running"]["requests"]:
@@ -35,12 +45,28 @@ def doing(
     return found
 
 
-def _running(engine: Mapping[str, Any]) -> str:
+def _silent(engine: Mapping[str, Any], num_waiting: int, silent_ms: int) -> str:
+    ran = engine["running"]["requests"]
+    owed = []
+    if num_waiting:
+        owed.append(f"{_requests(num_waiting)} {_waits(num_waiting)} for a first token")
+    if ran:
+        owed.append(f"{_requests(ran)} ran when it was last heard")
+    whom = ", ".join(owed) or "somebody waits"
+    return (
+        f"The engine has been silent for {ms(silent_ms)} and owes work: {whom}. If it stays silent "
+        "for a minute or two, it is ended and another started."
+    )
+
+
+def _running(engine: Mapping[str, Any], num_waiting: int) -> str:
     running, recent = engine["running"], engine["recent"]
     policy = engine["policy"]["name"]
     if not running["requests"]:
-        waits = engine["waiting"]["requests"]
-        return f"Nobody runs{f', {waits} wait' if waits else ': there is nothing to do'}."
+        waits = max(engine["waiting"]["requests"], num_waiting)
+        return (
+            f"Nobody runs{f', {waits} {_waits(waits)}' if waits else ': there is nothing to do'}."
+        )
     tiers = _by_tier(running["by_tier"])
     pace = ""
     if recent is not None and recent["steps"]["mean_ms"] is not None:
@@ -119,11 +145,17 @@ def _needs(num: int) -> str:
     return "needs" if num == 1 else "need"
 
 
-def first_line(state: Mapping[str, Any]) -> tuple[str, str]:
+def _waits(num: int) -> str:
+    return "waits" if num == 1 else "wait"
+
+
+def first_line(state: Mapping[str, Any], silent_ms: int = 0) -> tuple[str, str]:
     """Return whether the gateway serves, as (kind of badge, words)."""
     missing: Sequence[str] = state["missing"]
     if missing:
         return "bad", f"Not ready: {', '.join(missing)}"
+    if silent_ms >= SILENT_MS:
+        return "bad", "Not answering: the engine is silent"
     if state["degraded"]:
         return "warn", f"Ready, but degraded: {', '.join(state['degraded'])}"
     return "good", "Ready to serve"

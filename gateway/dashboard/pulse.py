@@ -54,7 +54,12 @@ class Look:
     @property
     def first_line(self) -> tuple[str, str]:
         """Whether the gateway serves, as (kind of badge, words)."""
-        return first_line(self.state)
+        return first_line(self.state, self.silent_ms)
+
+    @property
+    def silent_ms(self) -> int:
+        """For how long the engine has owed the doors something without a word."""
+        return max((int(worker["engine_silent_ms"]) for worker in self.workers), default=0)
 
     @property
     def waiting_by_tier(self) -> dict[str, int]:
@@ -111,6 +116,8 @@ class Pulse:
             look.state["engine"],
             None if snapshot is None else snapshot.load,
             is_away="engine" in look.state["missing"],
+            num_waiting=sum(look.waiting_by_tier.values()),
+            silent_ms=look.silent_ms,
         )
 
     async def _taken(self, now_ns: int) -> Look:

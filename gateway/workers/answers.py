@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from engine.core.clock import NS_PER_MS
 from gateway.dashboard.points import newest_dots
 from gateway.request_stories import REQUEST, REQUESTS, own_requests, own_story
 from gateway.workers.metrics import merge
@@ -69,8 +70,9 @@ def own_dots(services: Services, seen: int) -> dict[str, Any]:
 
 
 def door_fields(services: Services) -> dict[str, Any]:
-    """Return this worker's counts."""
-    admission = services.admission
+    """Return this worker's counts, and for how long the engine has owed it a word."""
+    admission, snapshot = services.admission, services.host.engine.snapshot
+    silent_ns = services.watch.silent_ns(snapshot, services.clock.now_ns())
     return {
         "worker": services.peers.place.index,
         "open_answers": len(services.live),
@@ -79,5 +81,6 @@ def door_fields(services: Services) -> dict[str, Any]:
         "waiting_prompt_tokens": admission.waiting_prompt_tokens,
         "max_queue": admission.max_queue,
         "draining": admission.draining,
+        "engine_silent_ms": silent_ns // NS_PER_MS,
         "usage_buffered": services.meter.state.buffered,
     }
