@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.core.admission import HINT_STEPS_S, Action, Gatekeeper, OnOverload, Verdict
-from engine.core.forecast import UNKNOWN_LENGTH, Forecast, Forecaster, Newcomer
+from engine.core.forecast import UNKNOWN_LENGTH, Forecast, Newcomer
 from engine.core.refusals import LedgerCounts
 from engine.core.stats import Snapshot, StepStats
 from engine.serving.client import EngineClient, EngineInfo
@@ -122,7 +122,7 @@ class Forecasts:
         engine, now = self._engine, self._engine.snapshot
         if engine.info is not self._info:
             if self._info is not None:
-                self._gatekeeper.forecaster = Forecaster()
+                self._gatekeeper.restarted()
             info = self._info = engine.info
             if info is not None:
                 self._prefixes = PrefixMemory(info.block_size, info.num_blocks)
@@ -130,12 +130,12 @@ class Forecasts:
             self._seen = now
             self._gatekeeper.look(now.load, now.at_ns)
 
-    def judge(self, plan: Plan, now_ns: int) -> Verdict:
+    def judge(self, plan: Plan, now_ns: int, *, may_probe: bool = True) -> Verdict:
         """Return what to do with a plan, by its first choice."""
         self._look()
-        return self._gatekeeper.judge(
-            self._newcomer(plan, 0, now_ns), OnOverload(plan.tier.on_overload.value), now_ns
-        )
+        newcomer = self._newcomer(plan, 0, now_ns)
+        on_overload = OnOverload(plan.tier.on_overload.value)
+        return self._gatekeeper.judge(newcomer, on_overload, now_ns, may_probe=may_probe)
 
     def retry_after_ms(self, plan: Plan, now_ns: int) -> int | None:
         """Return after how long the plan should be on time, in steps; None: nothing is known."""

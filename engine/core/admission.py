@@ -9,6 +9,7 @@ the load there is (law L41). Every refusal is followed by a ledger (law L40).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,9 +21,9 @@ from engine.core.refusals import LedgerCounts, RefusalLedger, Standing
 
 # Hints come in steps, so that they do not show other tenants' load to the millisecond.
 HINT_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120)
+MOST_TIERS = 64
 MOST_FOLLOWED = 4096  # requests let in that have no first token yet
 PROMPT_DEARER = 2.0  # prompts get about half of a step, so each of their tokens counts double
-MOST_LOOK_NS = NS_PER_S  # between two looks an engine was idle for no longer than this
 
 
 class Mode(StrEnum):
@@ -120,8 +121,11 @@ class Gatekeeper:
         self._ledger = RefusalLedger()
         self._load: EngineLoad | None = None
         self._began_ns = 0
+        self._was_idle = False  # at the last look nobody waited, nor was on the way
+        self._first_took_ns: int | None = None  # who came first since
         self._followed: dict[str, Standing] = {}  # let in, without a first token
-        self._num_would_refuse = self._num_taken = 0
+        self._num_would_refuse: Counter[str] = Counter()  # by tier
+        self._num_taken = 0
 
     @property
     def ledger(self) -> LedgerCounts:
@@ -133,8 +137,24 @@ class Gatekeeper:
         """Requests and ghosts followed now."""
         return len(self._followed) + len(self._ledger)
 
-    def judge(self, newcomer: Newcomer, on_overload: OnOverload, now_ns: int) -> Verdict:
-        """Return what to do with a request that arrives now; it changes nothing that was learnt."""
+    def restarted(self) -> None:
+        """Another engine: it knows of nobody before it; what is coming is learned anew."""
+        self.forecaster = Forecaster()
+        self._was_idle = False
+
+    def judge(
+        self,
+        newcomer: Newcomer,
+        on_overload: OnOverload,
+        now_ns: int,
+        *,
+        may_probe: bool = True,
+    ) -> Verdict:
+        """Return what to do with a request that arrives now; it changes nothing that was learnt.
+
+        `may_probe` False: where another tier is asked in place of its own, a probe would be served
+        as less than it is owed, and late besides.
+        """
         load, mode = self._load, self.rules.mode
         if mode is Mode.OFF:
             return ADMITTED
@@ -146,11 +166,17 @@ class Gatekeeper:
             return Verdict(Action.ADMIT, Action.ADMIT, forecast=forecast)
         hint_s = self.forecaster.retry_s(newcomer, load, now_ns, HINT_STEPS_S)
         reason = Reason.SATURATED if hint_s >= HINT_STEPS_S[-1] else Reason.SLO_UNREACHABLE
-        self._num_would_refuse += 1
-        every = self.rules.probe_every
-        is_probe = every > 0 and self._num_would_refuse % every == 0
+        is_probe = may_probe and self._is_probe(newcomer.tier)
         action = Action.ADMIT if mode is Mode.SHADOW or is_probe else would
         return Verdict(action, would, reason, 1000 * hint_s, forecast)
+
+    def _is_probe(self, tier: str) -> bool:
+        """Count one more whom the rules would not serve as it asked; True for one in so many."""
+        counts, every = self._num_would_refuse, self.rules.probe_every
+        if len(counts) >= MOST_TIERS and tier not in counts:
+            counts.clear()
+        counts[tier] += 1
+        return every > 0 and counts[tier] % every == 0
 
     def _forecast(self, newcomer: Newcomer, now_ns: int) -> Forecast | None:
         """Return a forecast, None where the engine is unknown, or silent for too long."""
@@ -190,23 +216,38 @@ class Gatekeeper:
     def look(self, load: EngineLoad | None, now_ns: int) -> None:
         """The engine's newest snapshot, made at `now_ns`, holds this load."""
         before, self._load = self._load, load
-        since_ns = now_ns - self._began_ns
-        self._began_ns = now_ns
+        since_ns, until_ns = self._began_ns, now_ns
+        if self._first_took_ns is not None:
+            until_ns = min(until_ns, self._first_took_ns)
+        was_idle, self._was_idle = self._was_idle, False
+        self._began_ns, self._first_took_ns = now_ns, None
         if load is None or self.rules.mode is Mode.OFF:
             return
-        if before is not None and before.is_idle and load.is_idle:
-            rate = speed(load, self.rules.top_rank, has_room=True)
-            self._ledger.idle(rate * min(since_ns, MOST_LOOK_NS), now_ns, load.plan.order)
+        if was_idle and before is not None and until_ns > since_ns:
+            self._idle(before, since_ns, until_ns)
+        self._was_idle = self.forecaster.is_idle(load)
         self._ledger.settle(now_ns)
         for place in self._ledger.due_returns(now_ns):
             forecast = self._forecast(place.newcomer, now_ns)
             would = self._would(place.newcomer, OnOverload.REJECT, forecast)
             self._ledger.came_back(place, is_admitted=would is Action.ADMIT)
 
+    def _idle(self, load: EngineLoad, since_ns: int, until_ns: int) -> None:
+        """Nobody asked anything in this time: an engine that does nothing sends no looks.
+
+        Who was told to come back then would have been let in, as everybody is.
+        """
+        for place in self._ledger.due_returns(until_ns):
+            self._ledger.came_back(place, is_admitted=True)
+        rate = speed(load, self.rules.top_rank, has_room=True)
+        self._ledger.idle(rate, since_ns, until_ns, load.plan.order)
+
     def took(self, newcomer: Newcomer, verdict: Verdict, arrival_ns: int) -> None:
         """It was let in and goes to the engine; `arrival_ns` is that of its order."""
         if self.rules.mode is Mode.OFF:
             return
+        first_ns = self._first_took_ns
+        self._first_took_ns = arrival_ns if first_ns is None else min(first_ns, arrival_ns)
         self.forecaster.took(newcomer, arrival_ns, self._load)
         if verdict.forecast is not None:
             self.forecaster.expects(newcomer, verdict.forecast, arrival_ns)
@@ -240,7 +281,9 @@ class Gatekeeper:
         """One let in ended without a first token."""
         place = self._followed.pop(request_id, None)
         if place is not None:
-            self.forecaster.forget(request_id)
             if self._began_ns > place.due_ns:  # nobody saw a first token in time
                 self._ledger.gave_up(request_id)
+                self.forecaster.missed(request_id, self._began_ns)
+            else:
+                self.forecaster.forget(request_id)
             self._ledger.forget(request_id)

@@ -25,6 +25,8 @@ PRIOR = (-1.2, -0.7, -0.4, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.1, 1.6)
 PRIOR_FADES = 64  # pairs after which the prior is gone
 MOST_WAYS = 64
 MOST_OPEN = 4096  # forecasts whose outcome is awaited
+ENOUGH = 64  # outcomes of a tier that are counted with those overdue; more than any rule asks for
+NOBODY: tuple[None, int, int, float] = (None, 0, 0, 0.0)
 PRIOR_WEIGHT = 16  # pairs that a prior chance weighs as much as
 # One that is open for more than twice as long as usual has been passed over: it will wait for four
 # times as long yet. Factors, as logarithms.
@@ -73,6 +75,11 @@ class Band:
         if said is not None:
             self._pairs.append((now_ns, math.log(max(actual_ns, 1.0) / said[1])))
             self._num_new += 1
+
+    def is_overdue(self, name: str, now_ns: int) -> bool:
+        """True where an outcome is awaited for longer than was said."""
+        said = self._open.get(name)
+        return said is not None and now_ns - said[0] > said[1]
 
     def forget(self, name: str) -> None:
         """There will be no outcome."""
@@ -173,8 +180,8 @@ class Experience:
 
     def __init__(self) -> None:
         self._bands: dict[tuple[str, str], tuple[Band, Band]] = {}
-        # Kind, when it was said, when it had arrived.
-        self._open: dict[str, tuple[tuple[str, str], int, int]] = {}
+        # Kind, when it was said, when it had arrived, when it is due.
+        self._open: dict[str, tuple[tuple[str, str], int, int, float]] = {}
         self._num_outcomes: Counter[str] = Counter()
 
     def bands(self, tier: str, basis: str) -> tuple[Band, Band]:
@@ -184,9 +191,18 @@ class Experience:
             found = self._bands[tier, basis] = (Band(), Band())
         return found
 
-    def num_outcomes(self, tier: str) -> int:
-        """Return how many outcomes of a tier were seen."""
-        return self._num_outcomes[tier]
+    def num_outcomes(self, tier: str, now_ns: int) -> int:
+        """Return how many outcomes of a tier are known; open for longer than was owed is one, too.
+
+        Else a class of which nobody is served would have none, and be promised everything for ever.
+        From `ENOUGH` on those still open are not looked for.
+        """
+        num = self._num_outcomes[tier]
+        if num < ENOUGH:
+            num += sum(
+                kind[0] == tier and now_ns > due_ns for kind, _, _, due_ns in self._open.values()
+            )
+        return num
 
     def expect(
         self,
@@ -206,20 +222,36 @@ class Experience:
         by_raw, by_target = self.bands(*kind)
         by_raw.said(name, raw_ns, said_ns)
         by_target.said(name, target_ns, arrival_ns)
-        self._open[name] = (kind, said_ns, arrival_ns)
+        self._open[name] = (kind, said_ns, arrival_ns, arrival_ns + target_ns)
 
     def first_token(self, name: str, now_ns: int) -> None:
         """An outcome; one that nobody waits for is ignored."""
-        kind, said_ns, arrival_ns = self._open.pop(name, (None, 0, 0))
+        kind, said_ns, arrival_ns, _ = self._open.pop(name, NOBODY)
         if kind is not None:
             self._num_outcomes[kind[0]] += 1
             by_raw, by_target = self.bands(*kind)
             by_raw.saw(name, now_ns - said_ns, now_ns)
             by_target.saw(name, now_ns - arrival_ns, now_ns)
 
+    def missed(self, name: str, now_ns: int) -> None:
+        """It left without a first token after that was due.
+
+        How late it would have come nobody knows: it counts as late as it left. Against the forecast
+        it is one only where it had waited for longer than was said.
+        """
+        kind, said_ns, arrival_ns, _ = self._open.pop(name, NOBODY)
+        if kind is not None:
+            self._num_outcomes[kind[0]] += 1
+            by_raw, by_target = self.bands(*kind)
+            by_target.saw(name, now_ns - arrival_ns, now_ns)
+            if by_raw.is_overdue(name, now_ns):
+                by_raw.saw(name, now_ns - said_ns, now_ns)
+            else:
+                by_raw.forget(name)
+
     def forget(self, name: str) -> None:
         """It left without a first token, or nobody will tell."""
-        kind, *_ = self._open.pop(name, (None, 0, 0))
+        kind, *_ = self._open.pop(name, NOBODY)
         if kind is not None:
             for band in self.bands(*kind):
                 band.forget(name)

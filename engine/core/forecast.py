@@ -120,6 +120,11 @@ class Forecaster:
             self._way.took(now_ns - made_ns)
         self._experience.first_token(request_id, now_ns)
 
+    def missed(self, request_id: str, now_ns: int) -> None:
+        """It left without a first token, and that was due: an outcome, though not how late."""
+        self._pending.pop(request_id, None)
+        self._experience.missed(request_id, now_ns)
+
     def forget(self, request_id: str) -> None:
         """It left without a first token."""
         self._pending.pop(request_id, None)
@@ -265,7 +270,7 @@ class Forecaster:
             risk=risk,
             basis=basis,
             # Outcomes of other kinds say nothing of this one: its chance is only the prior's yet.
-            evidence=self._experience.num_outcomes(newcomer.tier)
+            evidence=self._experience.num_outcomes(newcomer.tier, now_ns)
             if by_target.is_checked(LEAST_PAIRS, now_ns)
             else 0,
             waited_ns=waited_ns,

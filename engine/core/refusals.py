@@ -92,21 +92,32 @@ class _Ghost:
     What every first token asks of every ghost is worked out once.
     """
 
-    __slots__ = ("_order", "_turn", "due_ns", "found", "is_known", "is_return", "needs", "place")
+    __slots__ = (
+        "_order",
+        "_turn",
+        "due_ns",
+        "found",
+        "is_known",
+        "is_return",
+        "most",
+        "needs",
+        "place",
+    )
 
     def __init__(self, place: Standing, *, is_known: bool, is_return: bool = False) -> None:
         self.place = place
         self.due_ns = place.due_ns
         self.needs = float(place.newcomer.num_prompt_tokens)
         self.found = 0.0  # tokens that gave it a place
+        self.most = self.needs  # for the time being it may find no more than this
         self.is_known = is_known  # it was let in: the truth will be told
         self.is_return = is_return
         self._order: PromptOrder | None = None
         self._turn: tuple[float, ...] = ()
 
     def take(self, most: float) -> float:
-        """Take what it needs, or as much as there is; return that."""
-        taken = min(most, self.needs - self.found)
+        """Take what it needs, or as much as there is for it; return that."""
+        taken = min(most, self.needs - self.found, self.most - self.found)
         self.found += taken
         return taken
 
@@ -218,11 +229,21 @@ class RefusalLedger:
         self._give(mate.newcomer.num_prompt_tokens, may, order)
         self.settle(at_ns)
 
-    def idle(self, num_tokens: float, at_ns: int, order: PromptOrder) -> None:
-        """The engine could have computed so many prompt tokens more just before this time."""
-        may = [ghost for ghost in self._ghosts if ghost.place.arrival_ns < at_ns <= ghost.due_ns]
-        self._give(num_tokens, may, order)
-        self.settle(at_ns)
+    def idle(self, rate: float, since_ns: int, until_ns: int, order: PromptOrder) -> None:
+        """Nobody waited in [since, until]: so many prompt tokens a ns could have been computed.
+
+        A ghost may have those between its arrival and its due time.
+        """
+        may: list[_Ghost] = []
+        for ghost in self._ghosts:
+            own_ns = min(until_ns, ghost.due_ns) - max(since_ns, ghost.place.arrival_ns)
+            if own_ns > 0:
+                ghost.most = ghost.found + rate * own_ns
+                may.append(ghost)
+        self._give(rate * (until_ns - since_ns), may, order)
+        for ghost in may:
+            ghost.most = ghost.needs
+        self.settle(until_ns)
 
     def _give(self, num_tokens: float, ghosts: list[_Ghost], order: PromptOrder) -> None:
         """Give so many tokens to those who may have them, each only once, in their order.

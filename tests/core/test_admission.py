@@ -151,6 +151,73 @@ def test_probes_are_let_in() -> None:
     assert sum(v.action is Action.ADMIT for v in verdicts) == 4
 
 
+def test_a_probe_is_for_its_own_tier_only() -> None:
+    """One in five of each tier's; who is asked for in a lower tier's place is no probe there."""
+    keeper = keeper_at(BUSY, AdmissionRules(probe_every=5))
+    probes = {OnOverload.DOWNGRADE: 0, OnOverload.REJECT: 0}
+    for _ in range(100):
+        for slo, on_overload in ((PREMIUM, OnOverload.DOWNGRADE), (FREE, OnOverload.REJECT)):
+            may_probe = slo is PREMIUM
+            verdict = keeper.judge(newcomer(slo=slo), on_overload, AT, may_probe=may_probe)
+            assert verdict.would is not Action.ADMIT
+            probes[on_overload] += verdict.action is Action.ADMIT
+    assert probes == {OnOverload.DOWNGRADE: 20, OnOverload.REJECT: 0}
+
+
+def test_a_class_of_which_nobody_is_served_is_refused_at_last() -> None:
+    """All leave without a first token after 20 s: that is what becomes of them, and is known."""
+    keeper, refused = Gatekeeper(NO_PROBES), 0
+    for number in range(300):
+        now_ns = AT + number * S // 5
+        load = dataclasses.replace(BUSY, at_ns=now_ns, last_arrival_ns=now_ns)
+        keeper.look(load, now_ns)
+        who = newcomer(name=str(number))
+        verdict = keeper.judge(who, OnOverload.REJECT, now_ns)
+        if verdict.action is Action.REFUSE:
+            refused += 1
+            continue
+        keeper.took(who, verdict, now_ns)
+        keeper.left(str(number - 100))
+    assert refused > 200
+
+
+IDLE = make_load(rate=1000.0, free=1000, plan=PromptPlan())
+
+
+@pytest.mark.parametrize("every_s", [0.25, 60.0])
+def test_idle_time_counts_though_an_idle_engine_says_nothing(every_s: float) -> None:
+    """A burst is over 0.1 s after a refusal: it was false, and who came back would be on time."""
+    keeper = keeper_at(BUSY)
+    who = newcomer(100)
+    verdict = keeper.judge(who, OnOverload.REJECT, AT)
+    assert verdict.action is Action.REFUSE
+    keeper.refused(who, verdict, AT)
+    for number in range(102):  # whoever was let in for the evidence
+        keeper.forecaster.forget(str(number))
+    now_ns = AT + 100 * MS
+    keeper.look(IDLE, now_ns)
+    while now_ns < AT + 300 * S:
+        now_ns += int(every_s * S)
+        keeper.look(IDLE, now_ns)
+    counts = keeper.ledger
+    assert (counts.justified, counts.false) == (0, 1)
+    assert (counts.returns, counts.returns_admitted, counts.returns_on_time) == (1, 1, 1)
+
+
+def test_an_engine_is_idle_until_somebody_is_let_in() -> None:
+    """From then on the next load says what there was to do."""
+    keeper = keeper_at(BUSY)
+    who = newcomer(5000)
+    verdict = keeper.judge(who, OnOverload.REJECT, AT)
+    keeper.refused(who, verdict, AT)
+    keeper.look(IDLE, AT + 100 * MS)
+    another = newcomer(5000, name="another")
+    keeper.took(another, keeper.judge(another, OnOverload.QUEUE, AT), AT + 150 * MS)
+    keeper.look(BUSY, AT + 60 * S)
+    counts = keeper.ledger
+    assert (counts.justified, counts.false) == (1, 0)
+
+
 @given(st.integers(1, 20_000), st.integers(0, 60), st.sampled_from(OnOverload))
 def test_refusals_only_under_the_stated_conditions(
     tokens: int, count: int, on_overload: OnOverload

@@ -120,9 +120,9 @@ def test_memory_is_bounded() -> None:
         experience.expect(str(number), ("free", "queue"), 1e9, 2e9, S, S)
     assert len(experience._open) <= MOST_OPEN
     experience.first_token("0", 2 * S)  # it was pushed out: nobody waits for it
-    assert experience.num_outcomes("free") == 0
+    assert experience.num_outcomes("free", 2 * S) == 0
     experience.first_token(str(MOST_OPEN), 2 * S)
-    assert experience.num_outcomes("free") == 1
+    assert experience.num_outcomes("free", 2 * S) == 1
 
 
 def test_a_forgotten_forecast_has_no_outcome() -> None:
@@ -131,8 +131,26 @@ def test_a_forgotten_forecast_has_no_outcome() -> None:
     experience.expect("a", ("free", "queue"), 1e9, 2e9, S, S)
     experience.forget("a")
     experience.first_token("a", 2 * S)
-    assert experience.num_outcomes("free") == 0
+    assert experience.num_outcomes("free", 10 * S) == 0
     assert all(band.num_pairs(2 * S) == 0 for band in experience.bands("free", "queue"))
+
+
+def test_who_waited_in_vain_is_an_outcome() -> None:
+    """Open for longer than was owed, or gone after that: a class that gets nothing has a record."""
+    experience = Experience()
+    for name, raw_s in (("soon", 1), ("far", 80), ("open", 1), ("other", 1)):
+        tier = "free" if name != "other" else "premium"
+        experience.expect(name, (tier, "queue"), raw_s * S, 2 * S, S, S)
+    assert experience.num_outcomes("free", 3 * S) == 0
+    assert experience.num_outcomes("free", 3 * S + 1) == 3
+    experience.missed("soon", 21 * S)
+    experience.missed("far", 21 * S)
+    experience.missed("nobody", 21 * S)
+    assert experience.num_outcomes("free", 2 * S) == 2
+    by_raw, by_target = experience.bands("free", "queue")
+    assert by_target.num_pairs(21 * S) == 2
+    assert by_raw.num_pairs(21 * S) == 1  # the other had not waited as long as was said
+    assert not experience.num_outcomes("premium", 3 * S)
 
 
 def test_the_middle_follows_what_is_so_at_present() -> None:

@@ -64,8 +64,22 @@ def test_an_idle_engine_is_a_place() -> None:
     """Had it been let in, it would have been computed then."""
     ledger = RefusalLedger()
     ledger.refuse(place("ghost", 10), 5 * S)
-    ledger.idle(500.0, 11 * S, ORDER)
+    ledger.idle(500.0 / S, 10 * S, 11 * S, ORDER)
     assert ledger.counts.false == 1
+
+
+@pytest.mark.parametrize(
+    ("since_s", "until_s", "false"), [(5, 60, 1), (11, 60, 1), (11.6, 60, 0), (5, 10.4, 0)]
+)
+def test_an_idle_time_is_a_ghosts_from_its_arrival_to_its_due_time(
+    since_s: float, until_s: float, false: int
+) -> None:
+    """100 tokens at 200 a second take half a second, between 10 and 12 s."""
+    ledger = RefusalLedger()
+    ledger.refuse(place("ghost", 10), 5 * S)
+    ledger.idle(200.0 / S, int(since_s * S), int(until_s * S), ORDER)
+    ledger.settle(60 * S)
+    assert (ledger.counts.justified, ledger.counts.false) == (1 - false, false)
 
 
 def test_each_order_has_its_own_behind() -> None:
@@ -171,7 +185,7 @@ def test_places_go_to_whom_the_order_would_have_served() -> None:
     ledger = RefusalLedger()
     for name, tokens in (("long", 300), ("short", 100), ("middle", 200)):
         ledger.refuse(place(name, 10, tokens=tokens), 60 * S)
-    ledger.idle(250.0, 11 * S, PromptOrder.SHORTEST)
+    ledger.idle(250.0 / S, 10 * S, 11 * S, PromptOrder.SHORTEST)
     assert [(g.place.id, g.found) for g in ledger._ghosts] == [("long", 0.0), ("middle", 150.0)]
     ledger.served(place("later", 10.5, tokens=400), 11 * S, PromptOrder.SHORTEST)
     assert (ledger.counts.false, len(ledger)) == (3, 0)
@@ -196,7 +210,7 @@ def test_no_more_tokens_are_given_than_were_served(
     for number, (is_idle, (at_s, tokens, weight, rank)) in enumerate(events):
         before = {ghost.place.id: ghost for ghost in ledger._ghosts}
         if is_idle:
-            ledger.idle(float(tokens), int((at_s + 1) * S), order)
+            ledger.idle(tokens / S, int(at_s * S), int(at_s * S) + S, order)
         else:
             mate = place(f"m{number}", at_s, tokens, weight, slos[rank])
             ledger.served(mate, int((at_s + 1) * S), order)
