@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TypeAlias
 
-from engine.core.admission import Verdict
 from engine.core.errors import EngineUnavailable, RefusalReason, RequestRefused
 from engine.core.request import FinishReason
 from engine.core.stats import TokenEvent
@@ -22,7 +21,7 @@ from gateway.choice import Choice
 from gateway.completion import Delta, Usage
 from gateway.embedding_choice import EmbeddingChoice
 from gateway.errors import ApiError, Problem, bad_value
-from gateway.gate import Gate, Pass
+from gateway.gate import Entry, Gate, Pass
 from gateway.lengths import Lengths
 from gateway.limit_desk import NO_HEADERS, Held, LimitDesk
 from gateway.metering import Meter
@@ -123,9 +122,9 @@ class Answer:
             self.choices.append(choice)
 
     @property
-    def verdict(self) -> Verdict | None:
-        """On what grounds it was let in; None before that, or where nobody asked."""
-        return None if self._pass is None else self._pass.verdict
+    def entry(self) -> Entry | None:
+        """In which tier and on what grounds it was let in; None before that."""
+        return None if self._pass is None else self._pass.entry
 
     def _choice(self, index: int) -> Choice:
         plan = self.plan

@@ -8,6 +8,7 @@ the reading of a limit and the taking of a place (law L51). It knows nothing of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from engine.core.admission import ADMITTED, Action, AdmissionRules, Mode, Reason, Verdict
 from engine.core.clock import Clock
@@ -22,18 +23,28 @@ from tenants.values import Overload, TierRecord
 OWN_TIERS = (Problem.SLO_UNREACHABLE, Problem.NO_CAPACITY, Problem.TIER_FULL)
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A plan as it is served and what is expected of it there.
+
+    `instead` is the refusal that the tier asked for would have been; None where it is served there.
+    """
+
+    plan: Plan
+    verdict: Verdict
+    instead: ApiError | None = None
+
+
 class Pass:
     """What a request holds that was let in. `plan` is as it is served."""
 
-    __slots__ = ("_gate", "_reservation", "came_back", "plan", "verdict")
+    __slots__ = ("_gate", "_reservation", "came_back", "entry", "plan")
 
-    def __init__(
-        self, gate: Gate, plan: Plan, verdict: Verdict, reservation: Reservation, came_back: bool
-    ) -> None:
+    def __init__(self, gate: Gate, entry: Entry, reservation: Reservation, came_back: bool) -> None:
         self._gate = gate
         self._reservation = reservation
-        self.plan = plan
-        self.verdict = verdict
+        self.entry = entry
+        self.plan = entry.plan
         self.came_back = came_back
 
     def first_token(self, index: int, at_ns: int) -> None:
@@ -71,19 +82,20 @@ class Gate:
         key_id, tier = plan.principal.key_id, plan.tier.name
         came_back = self.hints.comes_back(key_id, tier, now_ns)
         try:
-            served, verdict = self._choose(plan, now_ns)
+            entry = self._choose(plan, now_ns)
         except ApiError as refusal:
             if refusal.problem is not Problem.DRAINING and refusal.retry_after_ms is not None:
                 self.hints.give(key_id, tier, refusal.retry_after_ms, now_ns)
             raise
+        served = entry.plan
         reservation = self._admission.admit(
             served.tier, served.principal.tenant.id, lengths_of(served)
         )
         if self._rules.mode is not Mode.OFF:
-            self.forecasts.took(served, verdict, now_ns)
+            self.forecasts.took(served, entry.verdict, now_ns)
         if came_back:
             self.hints.was_admitted()
-        return Pass(self, served, verdict, reservation, came_back)
+        return Pass(self, entry, reservation, came_back)
 
     def hint_ms(self, tier: str) -> int:
         """Return when whoever the engine itself refused should come back."""
@@ -105,34 +117,34 @@ class Gate:
         ]
         return sorted(behind, key=lambda tier: (tier.rank, tier.name))
 
-    def _choose(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict]:
-        """Return the plan as it can be served, and the verdict; raises the refusal of its tier."""
+    def _choose(self, plan: Plan, now_ns: int) -> Entry:
+        """Return the plan as it can be served; raises the refusal of its tier."""
         found = self._look(plan, now_ns)
         if isinstance(found, Verdict):
-            return plan, found
-        lower = self._lower(plan, now_ns) if found.problem in OWN_TIERS else None
+            return Entry(plan, found)
+        lower = self._lower(plan, found, now_ns) if found.problem in OWN_TIERS else None
         if found.verdict is not None:
             if lower is None and self._is_protected(plan):
-                return plan, found.verdict
+                return Entry(plan, found.verdict)
             self.forecasts.refused(plan, found.verdict, now_ns)
         if lower is None:
             raise found
         return lower
 
-    def _lower(self, plan: Plan, now_ns: int) -> tuple[Plan, Verdict] | None:
+    def _lower(self, plan: Plan, instead: ApiError, now_ns: int) -> Entry | None:
         """Return the plan as the next lower tier can serve it, if the plan's tier allows that."""
         for tier in self.lower_tiers(plan):
             lower = plan.served_in(tier)
-            found = self._look(lower, now_ns)
+            found = self._look(lower, now_ns, may_probe=False)
             if isinstance(found, Verdict):
-                return lower, found
+                return Entry(lower, found, instead)
         return None
 
     def _is_protected(self, plan: Plan) -> bool:
         """True where a forecast alone may send nobody away: it waits, and is perhaps late."""
         return self._rules.mode is Mode.SOFT and plan.tier.rank <= self._rules.top_rank
 
-    def _look(self, plan: Plan, now_ns: int) -> Verdict | ApiError:
+    def _look(self, plan: Plan, now_ns: int, *, may_probe: bool = True) -> Verdict | ApiError:
         """Return what is to be expected in the plan's tier, or why it is not let in there.
 
         A refusal has the verdict that it rests on; of whom the bounds refuse nothing is expected.
@@ -146,7 +158,7 @@ class Gate:
             return refusal
         if self._rules.mode is Mode.OFF:
             return ADMITTED
-        verdict = self.forecasts.judge(plan, now_ns)
+        verdict = self.forecasts.judge(plan, now_ns, may_probe=may_probe)
         # Nobody waits: an idle engine takes everyone, or its forecasts could never be put right.
         if verdict.action is Action.ADMIT or not self._admission.waiting:
             return verdict

@@ -13,10 +13,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from engine.core.admission import Verdict
+from engine.core.admission import Action, Verdict
 from engine.core.request import LengthEstimate
 from engine.core.stats import RequestStats
 from gateway.errors import ApiError
+from gateway.gate import Entry
 from gateway.otel.trace_context import CURRENT
 from gateway.plan import Plan
 from gateway.stopwatch import Stopwatch
@@ -85,6 +86,7 @@ class DoorRecord:
         "model",
         "operation",
         "outcome",
+        "own_forecast",
         "reason",
         "refused_ns",
         "request_id",
@@ -119,8 +121,9 @@ class DoorRecord:
         self.admitted_ns: int | None = None
         self.refused_ns: int | None = None
         self.verdict = ""  # what the rules said: "admit", "refuse" or "downgrade"
-        self.forecast: dict[str, float | str] = {}
-        self.reason = ""  # of a refusal
+        self.forecast: dict[str, float | str] = {}  # in the tier it is served in
+        self.own_forecast: dict[str, float | str] = {}  # in the tier asked for, if that is another
+        self.reason = ""  # of a refusal, or why it is not served in the tier asked for
         self.status = 0
         self.retry_after_ms: int | None = None
         self.outcome = ""
@@ -142,13 +145,16 @@ class DoorRecord:
             self.choices.append(ChoiceRecord(name, num_tokens, due_ns, guess))
 
     def admitted(
-        self, plan: Plan, verdict: Verdict | None, watches: Iterable[Stopwatch], now_ns: int
+        self, plan: Plan, entry: Entry | None, watches: Iterable[Stopwatch], now_ns: int
     ) -> None:
         """It was let in; `plan` is as it is served, and each choice has a stopwatch."""
         if plan.tier.name != self.tier_served:
             self._serve(plan)
         self.admitted_ns = now_ns
-        self._judge(verdict)
+        if entry is not None:
+            self._judge(entry.verdict)
+            if entry.instead is not None:
+                self._downgraded(entry.instead)
         for choice, watch in zip(self.choices, watches, strict=True):
             choice.stopwatch = watch
 
@@ -165,6 +171,13 @@ class DoorRecord:
             self.verdict = verdict.would.value
             if verdict.forecast is not None:
                 self.forecast = dataclasses.asdict(verdict.forecast)
+
+    def _downgraded(self, instead: ApiError) -> None:
+        """What the tier asked for would have refused it with."""
+        self.verdict = Action.DOWNGRADE.value
+        self.reason = instead.spec.reason or instead.spec.error_type
+        if instead.verdict is not None and instead.verdict.forecast is not None:
+            self.own_forecast = dataclasses.asdict(instead.verdict.forecast)
 
 
 class Journal:

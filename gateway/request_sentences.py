@@ -5,7 +5,7 @@ Each sentence begins with its time since the request's arrival. Whoever reads th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from engine.core.clock import NS_PER_MS
 from engine.core.decision import Decision, DecisionKind, Reason, RequestRecord
@@ -82,25 +82,31 @@ def _door_lines(door: DoorRecord) -> Iterator[Line]:
         f"arrived at the door: {door.operation}, {shape}, tier {door.tier_asked}, {tokens} prompt "
         f"tokens, {len(door.choices)} answer(s) of at most {door.max_tokens} tokens{guess}",
     )
-    forecast = ""
-    if "ttft_ns" in door.forecast:
-        expected, *span = [float(door.forecast[f"{name}_ns"]) for name in ("ttft", "low", "high")]
-        forecast = (
-            f"; its first token was expected {_ms(expected)} after it arrived "
-            f"({_ms(span[0])} to {_ms(span[1])})"
-        )
+    forecast = _expected(door.forecast)
     if door.refused_ns is not None:
         hint = "" if door.retry_after_ms is None else f", to come back in {door.retry_after_ms} ms"
         yield door.refused_ns, f"turned away: {door.reason} ({door.status}){hint}{forecast}"
     elif door.admitted_ns is not None:
         less = ""
         if door.tier_served != door.tier_asked:
-            less = f", as tier {door.tier_served} because its own could not keep its promise"
+            less = f", as tier {door.tier_served}: its own had refused it ({door.reason})"
+            if own := _expected(door.own_forecast):
+                less += f"{own} there"
         yield door.admitted_ns, f"let in{less}{forecast}"
     for choice in door.choices:
         yield from _choice_lines(choice, len(door.choices) > 1)
     if door.ended_ns is not None and door.refused_ns is None:
         yield door.ended_ns, f"over at the door: {door.outcome}"
+
+
+def _expected(forecast: Mapping[str, float | str]) -> str:
+    if "ttft_ns" not in forecast:
+        return ""
+    expected, low, high = [float(forecast[f"{name}_ns"]) for name in ("ttft", "low", "high")]
+    return (
+        f"; its first token was expected {_ms(expected)} after it arrived ({_ms(low)} to "
+        f"{_ms(high)})"
+    )
 
 
 def _choice_lines(choice: ChoiceRecord, has_others: bool) -> Iterator[Line]:

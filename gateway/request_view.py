@@ -55,7 +55,9 @@ def summary_fields(door: DoorRecord) -> dict[str, Any]:
 def door_fields(door: DoorRecord) -> dict[str, Any]:
     """Return the door's record as plain values."""
     arrival_ns = door.arrival_ns
-    refusal = None
+    refusal = downgrade = None
+    if door.tier_served != door.tier_asked:
+        downgrade = {"reason": door.reason, "forecast": numbers(door.own_forecast) or None}
     if door.refused_ns is not None:
         refusal = {
             "at_ms": _since(door.refused_ns, arrival_ns),
@@ -73,6 +75,7 @@ def door_fields(door: DoorRecord) -> dict[str, Any]:
         "max_tokens": door.max_tokens,
         "verdict": door.verdict or None,
         "forecast": numbers(door.forecast) or None,
+        "downgrade": downgrade,
         "admitted_ms": _since(door.admitted_ns, arrival_ns),
         "refusal": refusal,
         "ended_ms": _since(door.ended_ns, arrival_ns),

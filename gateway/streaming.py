@@ -111,7 +111,7 @@ class AnswerResponse(Response):
         self._is_admitted = True
         # From here on all is said and judged by the tier that it is served in.
         self._plan, watches = self._answer.plan, [c.stopwatch for c in self._answer.choices]
-        record.admitted(self._plan, self._answer.verdict, watches, self._clock.now_ns())
+        record.admitted(self._plan, self._answer.entry, watches, self._clock.now_ns())
         is_own = self._plan.tier.name == asked
         self._telemetry.admission(
             asked, names.OUTCOME_ADMITTED if is_own else names.OUTCOME_DOWNGRADED

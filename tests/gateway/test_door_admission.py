@@ -32,6 +32,7 @@ PACE = {"step_s": 0.005, "elapsed_ns": 5_000_000}
 LONG = "a prompt that fills more than half of a step"
 LATE = {"ttft_ms": "20", "ttft_ms_per_1k_prompt_tokens": "0"}
 BURST = AdmissionRules().least_evidence + 10
+SURE = 4  # at the first of them the chance may still be about as much as is asked for
 REASONS = {"slo-unreachable", "saturated"}
 
 
@@ -198,7 +199,7 @@ async def test_another_engine_begins_with_an_open_door(tmp_path: Path) -> None:
 
 
 async def storm(door: Door) -> Queue:
-    """Fill the door until premium is served as less; its tier says `downgrade`."""
+    """Fill the door until premium is surely served as less; its tier says `downgrade`."""
     await experienced(door, "premium", "downgrade")
     await experienced(door, "free", "queue")
     queue = Queue(door)
@@ -207,7 +208,7 @@ async def storm(door: Door) -> Queue:
         body = chat_body(LONG, max_tokens=2)
         queue.tasks.append(asyncio.create_task(door.post(CHAT, body, "premium")))
         await eventually(lambda: door.services.admission.waiting > number, "it waits")  # noqa: B023
-        if door.services.admission.waiting_by_tier().get("free"):
+        if door.services.admission.waiting_by_tier().get("free", 0) >= SURE:
             return queue
     raise AssertionError("nobody was downgraded")
 
@@ -244,6 +245,30 @@ async def test_a_downgrade_is_seen_everywhere_and_billed_so(tmp_path: Path) -> N
         assert downgraded >= 2
         (row,) = await door.usage_of(body.json()["id"])
         assert (row.tier_requested, row.tier_served) == ("premium", "free")
+        told = await story(door, body.json()["id"])
+        said = told["door"]
+        assert (said["verdict"], said["tier_asked"], said["tier"]) == (
+            "downgrade",
+            "premium",
+            "free",
+        )
+        own = said["downgrade"]
+        assert own["reason"] in ("slo-unreachable", "saturated")
+        assert own["forecast"]["ttft_ms"] >= 2 * own["forecast"]["target_ms"]
+        assert own["forecast"]["ttft_ms"] != said["forecast"]["ttft_ms"]
+        (line,) = [text for text in lines_of(told) if text.startswith("let in")]
+        assert f"as tier free: its own had refused it ({own['reason']})" in line
+
+
+async def story(door: Door, request_id: str) -> Any:
+    """Return what an operator is told of a request."""
+    headers = {"authorization": f"Bearer {door.admin_token}"}
+    return (await door.http.get(f"/admin/api/requests/{request_id}", headers=headers)).json()
+
+
+def lines_of(told: Any) -> list[str]:
+    """Return the story's sentences."""
+    return [line.split("  ", 1)[1] for line in told["story"]]
 
 
 async def test_without_a_lower_tier_the_first_waits_in_its_own(tmp_path: Path) -> None:
@@ -268,6 +293,10 @@ async def test_a_full_tier_that_downgrades_overflows_into_the_next(tmp_path: Pat
         await queue.drain()
         tiers = [task.result().headers["x-tiergate-tier"] for task in queue.tasks]
         assert sorted(tiers) == ["free", "free", "premium", "premium"]
+        told = [(await story(door, t.result().json()["id"]))["door"] for t in queue.tasks]
+        for own in told:
+            less = {"reason": "tier-capacity", "forecast": None}
+            assert own["downgrade"] == (less if own["tier"] == "free" else None)
 
 
 async def test_what_was_forecast_is_shown_and_counted(tmp_path: Path) -> None:
