@@ -7,12 +7,13 @@ other tenants' requests.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engine.core.clock import NS_PER_MS
+from engine.core.clock import NS_PER_MS, utc_now
 from gateway.admin.reading import name, query_of
 from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.asked import NOT_FOUND
@@ -45,16 +46,20 @@ async def one_request(request: Request, request_id: str) -> Response:
         return page(request, "unknown_request.html", status=NOT_FOUND, form=form)
     if mine is not None and story is not None:
         story = {**story, "engine": {}, "engine_error": None, "story": []}
+    door = None if story is None else story["door"]
+    age_ms = _age_ms(door)
     names = await tenant_names(desk_of(request).repository, {tenant_id} - {""})
     return page(
         request,
         "story.html",
         story=story,
-        door=None if story is None else story["door"],
+        door=door,
+        age_ms=age_ms,
+        overdue_ms=_overdue_ms(door, age_ms),
         engines={} if story is None else {k: v for k, v in story["engine"].items() if v},
         record=record,
         tenant=names.get(tenant_id),
-        drawn=_drawn(story, record, prefers_record=mine is not None),
+        drawn=_drawn(story, record, age_ms, prefers_record=mine is not None),
         bar_words=BARS,
         shown_id=request_id if story is None else str(story["id"]),
     )
@@ -74,13 +79,33 @@ def _tenant_id(story: Mapping[str, Any] | None, record: SloRecord | None) -> str
     return "" if record is None else record.tenant_id
 
 
+def _age_ms(door: Mapping[str, Any] | None) -> float | None:
+    """Return for how long it has been under way; None where it is over."""
+    if door is None or door["ended_ms"] is not None:
+        return None
+    age = utc_now() - datetime.fromisoformat(door["arrival"])
+    return max(0.0, age.total_seconds() * 1000)
+
+
+def _overdue_ms(door: Mapping[str, Any] | None, age_ms: float | None) -> float | None:
+    """Return by how much the first token that is longest overdue is that by now."""
+    if door is None or age_ms is None:
+        return None
+    dues = [choice["due_ms"] for choice in door["choices"] if choice["ttft_ms"] is None]
+    return age_ms - min(dues) if dues and age_ms > min(dues) else None
+
+
 def _drawn(
-    story: Mapping[str, Any] | None, record: SloRecord | None, *, prefers_record: bool
+    story: Mapping[str, Any] | None,
+    record: SloRecord | None,
+    age_ms: float | None,
+    *,
+    prefers_record: bool,
 ) -> Timeline | None:
     if prefers_record and record is not None:
         return _from_record(record)
     if story is not None and (story["door"] is not None or any(story["engine"].values())):
-        return timeline(story)
+        return timeline(story, age_ms)
     return None if record is None else _from_record(record)
 
 

@@ -20,6 +20,7 @@ LANE = 34
 TOP = 26
 MOST_BARS = 400
 MOST_DUES = 60
+MOST_CHOICES = 16  # of an answer of which the door alone tells
 ZOOM = 3  # the first token gets a drawing of its own where the answer is so many times longer
 FAR = 1.5  # a due time so far behind everything else stands at the edge, with its number
 
@@ -37,6 +38,7 @@ BARS: Mapping[str, str] = MappingProxyType(
         "again": "preempted: queued again",
         "running": "running (steps not followed)",
         "answer": "tokens to the client",
+        "waits": "the client waits",
     }
 )
 
@@ -122,17 +124,27 @@ class Timeline:
     dropped: int
 
 
-def timeline(story: Mapping[str, Any]) -> Timeline:
-    """Return the drawings of a story as the API tells it."""
+def timeline(story: Mapping[str, Any], age_ms: float | None = None) -> Timeline:
+    """Return the drawings of a story as the API tells it; `age_ms` of one that is under way.
+
+    Where the engine tells nothing, the door's own times are drawn.
+    """
     door: Mapping[str, Any] | None = story["door"]
-    lanes = [] if door is None else [_door_lane(door)]
+    lanes = [] if door is None else [_door_lane(door, age_ms)]
+    choices, since = ([], None) if door is None else (door["choices"], door["admitted_ms"])
     engines = [(name, one) for name, one in story["engine"].items() if one is not None]
     for number, (name, one) in enumerate(engines):
         title = "Engine" if len(engines) == 1 else f"Choice {number}"
         lanes.append(Lane(title, tuple(_engine_bars(one))[:MOST_BARS]))
-        if door is not None:
-            lanes += _client_lane(door, name, len(engines) > 1, number)
-    if engines:
+        now_ms = age_ms if one["end"] is None else None
+        place = number if len(engines) > 1 else None
+        lanes += [_client_lane(c, place, since, now_ms) for c in choices if c["id"] == name]
+    is_heard_of = bool(engines) or (door is not None and door["refusal"] is None)
+    if not engines and is_heard_of:
+        for number, choice in enumerate(choices[:MOST_CHOICES]):
+            place = number if len(choices) > 1 else None
+            lanes.append(_client_lane(choice, place, since, age_ms))
+    if is_heard_of:
         lanes.append(_promise_lane(door, [one for _, one in engines]))
     return of_lanes(lanes, sum(one["dropped_decisions"] for _, one in engines))
 
@@ -150,7 +162,7 @@ def of_lanes(lanes: Sequence[Lane], dropped: int = 0) -> Timeline:
     firsts = [mark.at_ms for mark in marks_of if mark.kind in ("due", "first", "late")]
     drawings = [Drawing("The whole answer", tuple(lanes), until)]
     near = max(firsts, default=until) * 1.1
-    if near * ZOOM < until:
+    if near * ZOOM < until and any(mark.kind in ("first", "late") for mark in marks_of):
         drawings.insert(0, Drawing("Until the first token", tuple(_until(lanes, near)), near))
     kinds = {bar.kind for lane in lanes for bar in lane.bars}
     rows = [(lane.name, bar) for lane in lanes for bar in lane.bars]
@@ -170,24 +182,23 @@ def _until(lanes: Sequence[Lane], until_ms: float) -> Iterator[Lane]:
         yield Lane(lane.name, bars, marks)
 
 
-def _door_lane(door: Mapping[str, Any]) -> Lane:
+def _door_lane(door: Mapping[str, Any], age_ms: float | None) -> Lane:
     refusal = door["refusal"]
     if refusal is not None:
         end = Mark("late", refusal["at_ms"], f"turned away: {refusal['reason']}")
         return Lane("Door", (Bar("door", 0.0, refusal["at_ms"]),), (end,))
-    admitted = door["admitted_ms"] or 0.0
-    marks = []
-    if door["ended_ms"] is not None:
-        marks.append(Mark("end", door["ended_ms"], f"over: {door['outcome']}"))
+    marks, admitted, ended = [], door["admitted_ms"], door["ended_ms"]
+    if ended is not None:
+        marks.append(Mark("end", ended, f"over: {door['outcome']}"))
+    if admitted is None:
+        return Lane("Door", (Bar("door", 0.0, ended or age_ms or 0.0),), tuple(marks))
     return Lane("Door", (Bar("door", 0.0, admitted, "read, judged and let in"),), tuple(marks))
 
 
 def _client_lane(
-    door: Mapping[str, Any], name: str, has_others: bool, number: int
-) -> Iterator[Lane]:
-    choice = next((one for one in door["choices"] if one["id"] == name), None)
-    if choice is None:
-        return
+    choice: Mapping[str, Any], number: int | None, since_ms: float | None, now_ms: float | None
+) -> Lane:
+    """Return what the client got; it waits `since_ms`, up to `now_ms` where it still does."""
     marks, bars = [], []
     first, last = choice["ttft_ms"], choice["last_ms"]
     if first is not None:
@@ -196,7 +207,11 @@ def _client_lane(
         marks.append(Mark(kind, first, said))
         late = f", {choice['late_tokens']} late" if choice["late_tokens"] else ""
         bars.append(Bar("answer", first, last or first, f"{choice['tokens']} tokens{late}"))
-    yield Lane(f"Client {number}" if has_others else "Client", tuple(bars), tuple(marks))
+        since_ms = last or first
+    if now_ms is not None and since_ms is not None and now_ms > since_ms:
+        said = "no token yet" if first is None else "since its last token"
+        bars.append(Bar("waits", since_ms, now_ms, said))
+    return Lane("Client" if number is None else f"Client {number}", tuple(bars), tuple(marks))
 
 
 def _engine_bars(one: Mapping[str, Any]) -> Iterator[Bar]:

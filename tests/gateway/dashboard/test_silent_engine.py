@@ -68,6 +68,12 @@ async def test_pages_say_that_the_engine_is_silent_while_somebody_waits(tmp_path
                 assert "Ready to serve" not in text
                 assert "there is nothing to do" not in text
             assert "2 requests wait for a first token" in await page("/admin")
+            (one, _) = [record.id for record in door.services.journal.newest()]
+            text = await page(f"/admin/requests/{one}")
+            assert "under way for" in text
+            assert "first token overdue by" in text
+            assert "the first token was due" in text
+            assert "The engine was not heard" in text
         finally:
             door.open_gate()
         assert {answer.status_code for answer in await asyncio.gather(*waits)} == {200}

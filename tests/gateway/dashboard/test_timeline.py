@@ -104,3 +104,46 @@ def test_a_due_time_far_behind_the_end_does_not_press_the_rest_together() -> Non
     assert drawing.until_ms < 50
     assert drawing.is_beyond(marks[0])
     assert not drawing.is_beyond(marks[1])
+
+
+def at_the_door(**more: Any) -> dict[str, Any]:
+    """A door's record of one choice that is under way and has no token."""
+    choice = {
+        "id": "a", "due_ms": 600.0, "ttft_ms": None, "last_ms": None, "tokens": 0, "late_tokens": 0,
+    }  # fmt: skip
+    return {
+        "refusal": None, "admitted_ms": 10.0, "ended_ms": None, "outcome": "open",
+        "choices": [choice],
+    } | more  # fmt: skip
+
+
+def test_what_is_under_way_is_drawn_up_to_now_by_the_door_where_the_engine_says_nothing() -> None:
+    """With the moment at which its first token was due, on one drawing: there is no first token."""
+    drawn = timeline({"id": "a", "door": at_the_door(), "engine": {"a": None}}, 20_000.0)
+    assert [(lane, bar.kind, bar.from_ms, bar.until_ms) for lane, bar in drawn.rows] == [
+        ("Door", "door", 0.0, 10.0),
+        ("Client", "waits", 10.0, 20_000.0),
+    ]
+    assert [(mark.kind, mark.at_ms) for mark in drawn.marks] == [("due", 600.0)]
+    (drawing,) = drawn.drawings
+    assert drawing.until_ms > 20_000
+
+
+def test_who_has_tokens_waits_since_the_last_of_them_unless_the_engine_is_done() -> None:
+    door = at_the_door()
+    door["choices"][0] |= {"ttft_ms": 20.0, "last_ms": 50.0, "tokens": 4}
+    waits = ("waits", 50.0, 90.0)
+
+    def client(one: dict[str, Any] | None) -> list[tuple[str, float, float]]:
+        drawn = timeline({"id": "a", "door": door, "engine": {"a": one}}, 90.0)
+        return [(b.kind, b.from_ms, b.until_ms) for lane, b in drawn.rows if lane == "Client"]
+
+    assert client(None) == client(engine(end=None)) == [("answer", 20.0, 50.0), waits]
+    assert client(engine()) == [("answer", 20.0, 50.0)]
+
+
+def test_what_stands_at_the_door_is_drawn_up_to_now() -> None:
+    door = at_the_door(admitted_ms=None)
+    drawn = timeline({"id": "a", "door": door, "engine": {}}, 700.0)
+    assert [(bar.kind, bar.until_ms) for _, bar in drawn.rows] == [("door", 700.0)]
+    assert [mark.at_ms for mark in drawn.marks] == [600.0]
