@@ -197,7 +197,7 @@ class AnswerResponse(Response):
 
     def _stamp(self, choice: Choice, num_tokens: int) -> None:
         """The tokens are in the socket's hands: this is the moment that counts."""
-        if not num_tokens:
+        if not num_tokens or self._answer.client_left:
             return
         gap_ns = choice.stopwatch.tokens(num_tokens, self._clock.now_ns())
         if gap_ns is not None:
@@ -221,8 +221,11 @@ class AnswerResponse(Response):
             self._telemetry.cancelled(now_ns - answer.left_ns)
         self._telemetry.foreseen(record)
         usage = answer.usage()
+        # A client that left is judged by when it did: freeing its seats is no time of its own.
+        gone_ns = answer.left_ns if self._has_left else None
+        ended_ns = now_ns if gone_ns is None else gone_ns
         slo = self._slo.ended(
-            record, self._end(), self._reason(), now_ns, self._waited_until(now_ns)
+            record, self._end(), self._reason(), ended_ns, self._waited_until(now_ns)
         )
         self._telemetry.answered(
             AnswerRecord(

@@ -141,6 +141,27 @@ async def test_who_left_is_judged_by_what_it_got(tmp_path: Path, stream: bool) -
         await agree(door, found)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_who_left_in_time_is_not_judged_by_when_its_seat_was_free(
+    tmp_path: Path, stream: bool
+) -> None:
+    """It left before its first token was due, and the engine heard of it long after."""
+    async with open_door(tmp_path, options={"step_s": 0.02}) as door:
+        await door.post(CHAT, chat_body(max_tokens=2))
+        door.close_gate()
+        asked = asyncio.create_task(door.post(CHAT, chat_body(stream=stream, max_tokens=50)))
+        await eventually(lambda: door.services.admission.waiting == 1, "it waits")
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await eventually(lambda: all(a.client_left for a in door.services.live), "it is seen")
+        await asyncio.sleep(0.7)  # due after half a second
+        door.open_gate()
+        _, record = found = await records(door, 2)
+        assert (record.outcome, record.met, record.ttft_met) == (Outcome.DISCONNECTED, None, None)
+        assert record.total_ns < record.ttft_due_ns
+        await agree(door, found)
+
+
 async def test_who_gives_up_on_a_stream_that_stands_still_was_not_served(tmp_path: Path) -> None:
     """The token that was waited for in vain is late, though it never came; nobody is billed it."""
     async with open_door(tmp_path, options={"step_s": 0.01}) as door:
