@@ -24,7 +24,10 @@ MOST_CHOICES = 16  # of one answer are asked for; of others, ask by the choice's
 MOST_ID = 200  # characters
 
 # The questions to other workers.
-REQUESTS, REQUEST = "requests", "request"
+REQUESTS, REQUEST, OPEN = "requests", "request", "open"
+
+# Those under way that fit a tenant's id and a tier: how many, and the latest of them.
+UnderWay = tuple[int, list[dict[str, Any]]]
 
 
 async def newest_requests(services: Services, limit: int) -> list[dict[str, Any]]:
@@ -40,6 +43,33 @@ def own_requests(services: Services, limit: int) -> list[dict[str, Any]]:
     """Return the latest requests that came to this worker."""
     newest = services.journal.newest()
     return [summary_fields(record) for record, _ in zip(newest, range(limit), strict=False)]
+
+
+async def open_requests(
+    services: Services, tenant_id: str | None, tier: str, limit: int
+) -> UnderWay:
+    """Return how many requests are under way at all workers, and the latest of them."""
+    if len(tier) > MOST_ID:
+        return 0, []
+    num, rows = own_open(services, tenant_id, tier, limit)
+    question = orjson.dumps([tenant_id, tier, limit]).decode()
+    for answer in (await services.peers.ask(OPEN, question)).values():
+        num_more, more = orjson.loads(answer)
+        num, rows = num + num_more, rows + more
+    rows.sort(key=lambda row: str(row["arrival"]), reverse=True)
+    return num, rows[:limit]
+
+
+def own_open(services: Services, tenant_id: str | None, tier: str, limit: int) -> UnderWay:
+    """Return those that came to this worker; no tenant or tier given means all."""
+    found = [
+        record
+        for record in services.journal.newest()
+        if record.ended_ns is None
+        and tenant_id in (None, record.tenant_id)
+        and tier in ("", record.tier_served)
+    ]
+    return len(found), [summary_fields(record) for record in found[:limit]]
 
 
 async def find_story(services: Services, request_id: str) -> dict[str, Any] | None:

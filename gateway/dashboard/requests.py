@@ -1,14 +1,13 @@
 """`/admin/requests`: the latest requests, under way and judged, by filters; page by page, bounded.
 
-What is under way comes from the doors, the rest from the records of promises: by an index, and no
-further than some thousand rows a page, which then says so.
+What is under way comes from the doors, the latest of it, and how many there are; the rest from the
+records of promises: by an index, and no further than some thousand rows a page, which then says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Request
@@ -20,7 +19,7 @@ from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.forms import Form
 from gateway.dashboard.frame import page
 from gateway.dashboard.route import PageRoute
-from gateway.request_stories import newest_requests
+from gateway.request_stories import UnderWay, open_requests
 from gateway.services import Services
 from tenants.errors import NotFound
 from tenants.repository import Repository
@@ -33,7 +32,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FILTERS = ("tenant", "tier", "outcome", "missed")
 ON_PAGE = 25
 MOST_OPEN = 20
-LOOKED_AT = 300  # of the doors' latest, for those under way
+NOTHING: UnderWay = (0, [])
 OUTCOMES: Mapping[Outcome, tuple[str, str]] = {
     Outcome.COMPLETED: ("good", "completed"),
     Outcome.DISCONNECTED: ("off", "client left"),
@@ -56,7 +55,8 @@ async def requests(request: Request) -> Response:
     repository = desk_of(request).repository
     tenant_id = await _tenant(form, repository, caller_of(request).tenant_id)
     outcome = _outcome(form)
-    found, under_way = Page([], None, None), []
+    found = Page([], None, None)
+    num_open, under_way = NOTHING
     if not form.errors:
         found = await newest_records(
             services.ledger.database,
@@ -68,7 +68,7 @@ async def requests(request: Request) -> Response:
             limit=ON_PAGE,
         )
         if "cursor" not in query and outcome is None and not form["missed"]:
-            under_way = await _under_way(services, tenant_id, form["tier"])
+            num_open, under_way = await open_requests(services, tenant_id, form["tier"], MOST_OPEN)
     names = await tenant_names(
         repository, {r.tenant_id for r in found.records} | {str(r["tenant"]) for r in under_way}
     )
@@ -79,7 +79,8 @@ async def requests(request: Request) -> Response:
         status=400 if form.errors else 200,
         form=form,
         records=found.records,
-        under_way=under_way,
+        under_way=[r | {"at": datetime.fromisoformat(r["arrival"])} for r in under_way],
+        num_open=num_open,
         names=names,
         outcomes=OUTCOMES,
         tier_options=[("", "all"), *((t.name, t.name) for t in services.tiers.current)],
@@ -112,17 +113,6 @@ def _outcome(form: Form) -> Outcome | None:
     if form["missed"] not in ("", "true"):
         form.wrong("missed", "This is true, or not sent.")
     return Outcome(text) if text and "outcome" not in form.errors else None
-
-
-async def _under_way(services: Services, tenant_id: str | None, tier: str) -> list[dict[str, Any]]:
-    rows = [
-        row
-        for row in await newest_requests(services, LOOKED_AT)
-        if row["outcome"] == "open"
-        and tenant_id in (None, row["tenant"])
-        and tier in ("", row["tier"])
-    ]
-    return [row | {"at": datetime.fromisoformat(row["arrival"])} for row in rows[:MOST_OPEN]]
 
 
 async def tenant_names(repository: Repository, ids: Collection[str]) -> dict[str, str]:

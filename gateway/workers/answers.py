@@ -10,7 +10,14 @@ import orjson
 
 from engine.core.clock import NS_PER_MS
 from gateway.dashboard.points import newest_dots
-from gateway.request_stories import REQUEST, REQUESTS, own_requests, own_story
+from gateway.request_stories import (
+    OPEN,
+    REQUEST,
+    REQUESTS,
+    own_open,
+    own_requests,
+    own_story,
+)
 from gateway.workers.metrics import merge
 from gateway.workers.peers import Answerer
 
@@ -29,6 +36,9 @@ def answerers(services: Services) -> Mapping[str, Answerer]:
     async def requests(limit: str) -> bytes:
         return orjson.dumps(own_requests(services, int(limit)))
 
+    async def under_way(question: str) -> bytes:
+        return orjson.dumps(own_open(services, *orjson.loads(question)))
+
     async def request(request_id: str) -> bytes:
         return orjson.dumps(await own_story(services, request_id))
 
@@ -38,7 +48,14 @@ def answerers(services: Services) -> Mapping[str, Answerer]:
     async def dots(seen: str) -> bytes:
         return orjson.dumps(own_dots(services, int(seen)))
 
-    return {METRICS: metrics, REQUESTS: requests, REQUEST: request, DOOR: door, DOTS: dots}
+    return {
+        METRICS: metrics,
+        REQUESTS: requests,
+        REQUEST: request,
+        OPEN: under_way,
+        DOOR: door,
+        DOTS: dots,
+    }
 
 
 async def all_metrics(services: Services) -> bytes:

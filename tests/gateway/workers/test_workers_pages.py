@@ -47,3 +47,31 @@ async def test_every_worker_draws_the_requests_of_all(
         async with house.client() as http:
             page = (await http.get("/admin/engine", headers=house.admin())).text
         assert [f'<th scope="row">{n}</th>' in page for n in range(WORKERS)] == [True] * WORKERS
+
+
+async def test_what_is_under_way_anywhere_is_listed_by_every_worker(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """All of them, with their number; the filter goes with the question."""
+    async with open_house(tmp_path, redis_server.url, workers=WORKERS) as house:
+        (house.gate / "closed").touch()
+        waits = [asyncio.create_task(house.post()) for _ in range(REQUESTS)]
+        waits.append(asyncio.create_task(house.post(tier="free")))
+
+        async def doors() -> list[int]:
+            return [one["waiting"] for one in (await house.engine())["workers"]]
+
+        async def all_in() -> bool:
+            return sum(await doors()) == REQUESTS + 1
+
+        try:
+            await eventually(all_in, "all requests were let in")
+            assert all(await doors()), "both workers have some"
+            for _ in range(4):
+                for query, num in (("", REQUESTS + 1), ("?tenant=premium-tenant", REQUESTS)):
+                    page = (await house.get(f"/admin/requests{query}")).text
+                    listed = page.partition('id="open"')[2].partition("</section>")[0]
+                    assert listed.count('<tr><th scope="row">') == num
+        finally:
+            (house.gate / "closed").unlink()
+        assert {answer.status_code for answer in await asyncio.gather(*waits)} == {200}
