@@ -6,6 +6,7 @@ the one answer that shows it, and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.dashboard.asked import asked_tenant
 from gateway.dashboard.budgets import bars_of
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go, model_name, own_url, page
+from gateway.dashboard.meanwhile import CLASH, SHOWN, Compared, as_shown, compared
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.words import LIMIT_LABELS, OVERLAPS, SCOPE_LABELS, State, state_of_key
 from gateway.routes.admin_keys import (
@@ -140,6 +142,7 @@ def _key_form(
     tenant: TenantRecord | None,
     key: KeyRecord | None,
     status: int = 200,
+    clashes: Mapping[str, str] | None = None,
 ) -> Response:
     return page(
         request,
@@ -148,6 +151,7 @@ def _key_form(
         form=form,
         tenant=tenant,
         key=key,
+        clashes=clashes or {},
         scope_labels=SCOPE_LABELS,
         limit_labels=LIMIT_LABELS,
     )
@@ -192,34 +196,36 @@ async def show_change(request: Request, key: str) -> Response:
     """Show the form of what a key may be used for."""
     query_of(request)
     record = await visible_key(request, key)
-    end = record.expires_at
-    form = Form(
-        {
-            "name": record.name,
-            "expires_at": "" if end is None else f"{end:%Y-%m-%dT%H:%M}",
-            "models": "\n".join(record.models or ()),
-        }
-    )
+    texts = _texts(record)
+    form = Form(texts | {SHOWN: as_shown(texts)})
     form.lists["scopes"] = [scope.value for scope in record.scopes or ()]
     return _key_form(request, form, None, record)
 
 
 @router.post("/admin/keys/{key}/change")
 async def change_key(request: Request, key: str) -> Response:
-    """Change what a key may be used for, and until when."""
+    """Change what was changed in the form: what a key may be used for, and until when."""
     record = await visible_key(request, key)
-    form = await read_form(request, *USES, lists=("scopes",))
+    form = await read_form(request, *USES, SHOWN, lists=("scopes",))
     wanted: dict[str, Any] = {
         "name": form["name"],
+        "expires_at": _end_of(form),
         "models": _models_of(form),
         "scopes": form.chosen("scopes") or None,
     }
-    end = _end_of(form)
-    # The field has no seconds: an end that nobody has touched stays as exact as it is.
-    if end != (record.expires_at and f"{record.expires_at:%Y-%m-%dT%H:%M}Z"):
-        wanted["expires_at"] = end
-    body = form.body(KeyChange, wanted)
+    typed = {
+        "name": form["name"],
+        "expires_at": form["expires_at"].removesuffix("Z"),
+        "models": _as_lines(wanted["models"]),
+        "scopes": _as_lines(wanted["scopes"]),
+    }
+    diff = compared(form, typed, _texts(record))
+    body = form.body(KeyChange, {name: wanted[name] for name in diff.changed})
+    if body is not None and diff.clashes:
+        return _clashed(request, form, record, diff)
     changed = None
+    if body is not None and not diff.changed:
+        return go(request, f"/admin/keys/{record.id}", "Nothing was changed.", "info")
     if body is not None:
         with form.told(
             "expires_at" if body.expires_at and body.expires_at <= utc_now() else "name"
@@ -228,6 +234,36 @@ async def change_key(request: Request, key: str) -> Response:
     if changed is None:
         return _key_form(request, form, None, record, 422)
     return go(request, f"/admin/keys/{record.id}", f"Key {changed.display} is changed.")
+
+
+def _texts(key: KeyRecord) -> dict[str, str]:
+    """Return what may be changed of a key as a form shows it; its end has no seconds there."""
+    end = key.expires_at
+    return {
+        "name": key.name,
+        "expires_at": "" if end is None else f"{end:%Y-%m-%dT%H:%M}",
+        "models": _as_lines(key.models),
+        "scopes": _as_lines(key.scopes),
+    }
+
+
+def _as_lines(names: Iterable[str] | None) -> str:
+    """Return names in the order that the ledger has them, one a line."""
+    return "\n".join(sorted(set(names or ())))
+
+
+def _clashed(request: Request, form: Form, key: KeyRecord, diff: Compared) -> Response:
+    """Show what others have set meanwhile beside what was typed."""
+    now = _texts(key)
+    form.values |= {name: now[name] for name in diff.untouched} | {SHOWN: as_shown(now)}
+    if "scopes" in diff.untouched:
+        form.lists["scopes"] = [scope.value for scope in key.scopes or ()]
+    open_words = {"expires_at": "never", "models": "every model", "scopes": "everything"}
+    clashes = {
+        name: ", ".join(text.split("\n")) if text else open_words.get(name, "")
+        for name, text in diff.clashes.items()
+    }
+    return _key_form(request, form, None, key, CLASH, clashes)
 
 
 @router.get("/admin/keys/{key}/rotate")

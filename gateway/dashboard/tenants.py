@@ -5,6 +5,7 @@ Every change is the API's own: the same body, the same call, the same audit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from gateway.dashboard.asked import asked_organisation
 from gateway.dashboard.budgets import bars_of
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go, page
+from gateway.dashboard.meanwhile import CLASH, SHOWN, as_shown, compared
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.words import LIMIT_LABELS, State, standing, state_of_tenant
 from gateway.routes.admin_limits import visible_limits
@@ -180,7 +182,11 @@ async def _fit(request: Request, form: Form) -> bool:
 
 
 async def _tenant_form(
-    request: Request, form: Form, tenant: TenantRecord | None, status: int = 200
+    request: Request,
+    form: Form,
+    tenant: TenantRecord | None,
+    status: int = 200,
+    clashes: Mapping[str, str] | None = None,
 ) -> Response:
     repository = desk_of(request).repository
     payers = await repository.list_organisations(limit=MOST_CHOICES)
@@ -191,6 +197,7 @@ async def _tenant_form(
         status=status,
         form=form,
         tenant=tenant,
+        clashes=clashes or {},
         tiers=await repository.list_tiers(),
         # Beyond so many a list is no help: the name is typed, with the first ones to choose from.
         organisations=names,
@@ -236,19 +243,33 @@ async def show_change(request: Request, tenant: str) -> Response:
     """Show the form of another tier or organisation."""
     query_of(request)
     record = await visible_tenant(request, tenant)
-    payer = await desk_of(request).repository.get_organisation(record.organisation_id)
-    return await _tenant_form(
-        request, Form({"tier": record.tier, "organisation": payer.name}), record
-    )
+    texts = await _texts(request, record)
+    return await _tenant_form(request, Form(texts | {SHOWN: as_shown(texts)}), record)
+
+
+async def _texts(request: Request, tenant: TenantRecord) -> dict[str, str]:
+    """Return what may be changed of a tenant as a form shows it."""
+    payer = await desk_of(request).repository.get_organisation(tenant.organisation_id)
+    return {"tier": tenant.tier, "organisation": payer.name}
 
 
 @router.post("/admin/tenants/{tenant}/change")
 async def change_tenant(request: Request, tenant: str) -> Response:
-    """Give a tenant another tier or organisation."""
+    """Give a tenant the tier or organisation that was changed in the form."""
     record = await visible_tenant(request, tenant)
-    form = await read_form(request, "tier", "organisation")
-    body = form.body(TenantChange, {n: form[n] for n in ("tier", "organisation")})
-    if body is not None and await _fit(request, form):
+    form = await read_form(request, "tier", "organisation", SHOWN)
+    typed, now = {n: form[n] for n in ("tier", "organisation")}, await _texts(request, record)
+    diff = compared(form, typed, now)
+    form.body(TenantChange, typed)  # says what is wrong with a field beside it
+    body = None
+    if not form.errors and await _fit(request, form):
+        body = form.body(TenantChange, {name: typed[name] for name in diff.changed})
+    if body is not None and diff.clashes:
+        form.values |= {name: now[name] for name in diff.untouched} | {SHOWN: as_shown(now)}
+        return await _tenant_form(request, form, record, CLASH, diff.clashes)
+    if body is not None and not diff.changed:
+        return go(request, f"/admin/tenants/{record.id}", "Nothing was changed.", "info")
+    if body is not None:
         with form.told():
             await changed_tenant(request, record.id, body)
     if form.errors:
