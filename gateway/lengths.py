@@ -23,6 +23,12 @@ from gateway.plan import Plan
 
 logger = logging.getLogger(__name__)
 
+# Whose client left, or that took too long, is cut off: who waits for long answers least would else
+# teach that they are short. What an engine that failed had made tells of the engine.
+_TOLD = frozenset(
+    {FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED, FinishReason.EXPIRED}
+)
+
 
 class Figures(Protocol):
     """Any dataclass: what a predictor says of itself differs with the predictor."""
@@ -38,7 +44,7 @@ class Predictor(Protocol):
         ...
 
     def observe(self, request_id: str, num_output_tokens: int, *, is_whole: bool) -> None:
-        """An answer is over; `is_whole` is False where `max_tokens` cut it."""
+        """An answer is over; `is_whole` is False where it was cut: by its limit, or its client."""
         ...
 
     def forget(self, request_id: str) -> None:
@@ -125,7 +131,7 @@ class Lengths:
         predictor = self._predictor
         if predictor is None:
             return
-        if stats.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+        if stats.num_output_tokens and stats.finish_reason in _TOLD:
             is_whole = stats.finish_reason is FinishReason.STOP
             predictor.observe(stats.request_id, stats.num_output_tokens, is_whole=is_whole)
         else:

@@ -75,12 +75,16 @@ class Learner:
             scope = self.scopes.take(one)
             touched[id(scope)] = scope
             self.num_learned += 1
-            if one.is_whole:
-                given = one.asked.given
-                log_length = math.log1p(one.num_output_tokens)
-                self.scoreboard.add(given.log, given.high_log, log_length)
+            self._score(one)
         for scope in touched.values():
             scope.index()
+
+    def _score(self, one: Ended) -> None:
+        given, log_length = one.asked.given, math.log1p(one.num_output_tokens)
+        # At the limit it is as long as it could be; cut before that, only a miss is certain.
+        is_known = one.num_output_tokens >= one.asked.features.max_tokens
+        if one.is_whole or is_known or log_length > given.high_log:
+            self.scoreboard.add(given.log, given.high_log, log_length, is_whole=one.is_whole)
 
     def due_fit(self, now_ns: int = 0, *, only_urgent: bool = False) -> DueFit | None:
         """Return a fit that should be made now, if any: it counts as begun.

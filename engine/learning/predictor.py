@@ -113,7 +113,7 @@ class LearnedPredictor:
         return asked.given.estimate(question.max_tokens)
 
     def observe(self, request_id: str, num_output_tokens: int, *, is_whole: bool) -> None:
-        """The answer ended after so many tokens; `is_whole` False where `max_tokens` cut it.
+        """The answer ended after so many tokens; `is_whole` False where something cut it off.
 
         It only appends. An id that is not known is ignored, as is an answer without a token.
         """

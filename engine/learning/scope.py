@@ -119,6 +119,10 @@ class Scope:
                 self._during.append((row.features.grams, counted))
         if ended.is_whole:  # last: where the traffic has changed, this answer is of the new one
             self._judge(asked, log_length)
+        else:
+            self._cold.cut(asked.cold, log_length)
+            if asked.modelled is not None:
+                self._modelled.cut(asked.modelled, log_length)
         return counted
 
     def index(self) -> None:

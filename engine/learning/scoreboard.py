@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 
-from engine.learning.lognormal import Z90, LogGuess
+from engine.learning.lognormal import LogGuess
 
 SHORT_MEMORY = 60  # answers that an error goes back, about
 WINDOW = 256  # answers that order is judged on
@@ -44,8 +44,17 @@ class Track:
         self.count += 1
         share = 1.0 / min(self.count, SHORT_MEMORY)
         self.error += share * (abs(log_length - guess.log) - self.error)
-        wide = self.widened(guess)
-        is_miss = log_length > wide.log + Z90 * wide.spread
+        self._move(is_miss=log_length > self.widened(guess).high_log)
+
+    def cut(self, guess: LogGuess, log_length: float) -> None:
+        """An answer was cut off here: above the high quantile it is a miss, else nothing is known.
+
+        Without those whose guesses fall short would be counted only where they happened to end.
+        """
+        if log_length > self.widened(guess).high_log:
+            self._move(is_miss=True)
+
+    def _move(self, *, is_miss: bool) -> None:
         moved = self.stretch + STEP * (is_miss - (1.0 - HIGH))
         self.stretch = min(max(moved, -MOST_STRETCH), MOST_STRETCH)
 
@@ -56,22 +65,28 @@ class Scoreboard:
     __slots__ = ("_rows",)
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
+        self._rows: deque[tuple[float, float, float, bool]] = deque(maxlen=WINDOW)
 
-    def add(self, middle: float, high: float, log_length: float) -> None:
-        """Note a guess that was given (logs) and the log of the answer's length."""
-        self._rows.append((middle, high, log_length))
+    def add(self, middle: float, high: float, log_length: float, *, is_whole: bool = True) -> None:
+        """Note a guess that was given (logs) and the log of the answer's length.
+
+        One that was cut (`is_whole` False) counts for the high quantile only.
+        """
+        self._rows.append((middle, high, log_length, is_whole))
 
     def read(self) -> tuple[float, float, float]:
         """Return mean error in logs, share below the high quantile, share of pairs in order.
 
-        NaN where nothing has ended yet. Equal guesses count as half in order.
+        NaN where too few have ended yet. Equal guesses count as half in order.
         """
-        rows = np.array(list(self._rows), np.float64).reshape(-1, 3)
+        rows = np.array(list(self._rows), np.float64).reshape(-1, 4)
         if len(rows) < 2:
             return math.nan, math.nan, math.nan
-        middle, high, true = rows.T
+        covered = float((rows[:, 2] <= rows[:, 1]).mean())
+        middle, _, true, _ = rows[rows[:, 3] == 1.0].T
+        if len(true) < 2:
+            return math.nan, covered, math.nan
         signs = np.sign(middle[:, None] - middle[None]) * np.sign(true[:, None] - true[None])
         differs = true[:, None] != true[None]
         order = float((signs[differs].mean() + 1) / 2) if differs.any() else math.nan
-        return float(np.abs(middle - true).mean()), float((true <= high).mean()), order
+        return float(np.abs(middle - true).mean()), covered, order
