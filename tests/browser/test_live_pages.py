@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 import pytest
-from browser_kit import SCHEMES, WIDTHS, Site, Tab, open_tab
-from playwright.async_api import Browser
+from browser_kit import OWN, PASSWORD, SCHEMES, WIDTHS, Site, Tab, open_tab
+from playwright.async_api import Browser, Route
+
+from gateway.dashboard.live import MOST_OF_ONE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 IS_LIVE = "document.getElementById('live-state').dataset.state === 'live'"
+IS_LOST = "document.getElementById('live-state').dataset.state === 'lost'"
+BREAK = "document.getElementById('live')._htmx.sse.reader.cancel()"  # the connection ends
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -179,6 +186,73 @@ async def test_a_login_that_has_ended_ends_the_live_page(site: Site, browser: Br
         tab.expected = {401}
         await tab.context.clear_cookies()
         # As after a break of the connection: the page asks again.
-        await tab.page.evaluate("document.getElementById('live')._htmx.sse.reader.cancel()")
+        await tab.page.evaluate(BREAK)
         await tab.page.wait_for_url("**/admin/login?next=/admin")
         assert "Your login has ended." in await tab.text(".note")
+
+
+async def test_a_page_that_was_held_goes_on_as_it_stands_and_not_as_if_it_were_live(
+    site: Site, browser: Browser
+) -> None:
+    """The connection is lost while the page is held: going on says so, and then finds it again."""
+
+    async def away(route: Route) -> None:
+        await route.fulfill(status=503)
+
+    async with open_tab(browser, site, "viewer") as tab:
+        await tab.go("/admin")
+        await tab.until(IS_LIVE, "the page is live")
+        await tab.page.keyboard.press("p")
+        tab.expected = {503}
+        await tab.page.route("**/admin/live/**", away)
+        async with tab.page.expect_response("**/admin/live/**"):
+            await tab.page.evaluate(BREAK)
+        await tab.page.wait_for_timeout(300)
+        assert await tab.text("#live-state") == "Paused"
+        await tab.page.keyboard.press("p")
+        assert await tab.text("#live-state") == "No connection, trying again"
+        await tab.page.unroute("**/admin/live/**")
+        await tab.until(IS_LIVE, "it is live again")
+
+
+@asynccontextmanager
+async def streams(site: Site, user: str, num: int) -> AsyncIterator[None]:
+    """Hold live streams of a user open for the length of a block."""
+    async with AsyncExitStack() as held:
+        http = await held.enter_async_context(httpx.AsyncClient(base_url=site.url))
+        form = {"user": user, "secret": PASSWORD}
+        await http.post("/admin/login", data=form, headers=OWN)
+        for _ in range(num):
+            answer = await held.enter_async_context(http.stream("GET", "/admin/live/overview"))
+            assert answer.status_code == 200
+        yield
+
+
+async def test_a_page_that_got_no_stream_says_why_and_tries_again(
+    site: Site, browser: Browser
+) -> None:
+    async with open_tab(browser, site, "operator") as tab:
+        tab.expected = {429}
+        async with streams(site, "operator", MOST_OF_ONE):
+            await tab.go("/admin")
+            await tab.until(IS_LOST, "the page says that it has no stream")
+            assert await tab.text("#live-state") == "Too many live pages are open, trying again"
+            await tab.axe()
+            await tab.shot("no-stream")
+        await tab.until(IS_LIVE, "it is live after all")
+
+
+async def test_a_page_whose_first_connection_fails_says_so_and_tries_again(
+    site: Site, browser: Browser
+) -> None:
+    async def away(route: Route) -> None:
+        await route.fulfill(status=502)
+
+    async with open_tab(browser, site, "viewer") as tab:
+        tab.expected = {502}
+        await tab.page.route("**/admin/live/**", away)
+        await tab.go("/admin/engine")
+        await tab.until(IS_LOST, "the page says that it has no stream")
+        assert await tab.text("#live-state") == "No connection, trying again"
+        await tab.page.unroute("**/admin/live/**")
+        await tab.until(IS_LIVE, "it is live after all")

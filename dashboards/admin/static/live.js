@@ -6,33 +6,57 @@
   const button = document.getElementById("pause");
   if (!live) return;
   let held = false;
+  let real = ["waiting", "Connecting"]; // how it stands, also while the page is held
 
-  const say = (state, word) => {
-    if (!bar || held) return;
+  const show = (state, word) => {
+    if (!bar) return;
     bar.dataset.state = state;
     bar.querySelector(".live-word").textContent = word;
+  };
+  const say = (...now) => {
+    real = now;
+    if (!held) show(...now);
   };
   if (button) {
     button.hidden = false;
     document.getElementById("renew").hidden = true;
     button.addEventListener("click", () => {
-      if (!held) say("held", "Paused");
       held = !held;
-      if (!held) say("live", "Live");
+      if (held) show("held", "Paused");
+      else show(...real);
       button.setAttribute("aria-pressed", String(held));
       button.querySelector("span").textContent = held ? "Go on" : "Pause";
     });
   }
+  const TOO_MANY = 429;
+  const FIRST_PAUSE_MS = 3000;
+  const LONGEST_PAUSE_MS = 30000;
+  let pauseMs = FIRST_PAUSE_MS;
+  let isAgain = false; // another try is due
+  const failed = (status) => {
+    say("lost", status === TOO_MANY ? "Too many live pages are open, trying again" : "No connection, trying again");
+    // The login is over: the page itself leads to a new one.
+    if (status === 401) location.reload();
+  };
+  // The extension keeps up a stream that stood once; where none ever did, it does not try again.
+  const never = (status) => {
+    if (live._htmx?.sse || isAgain) return;
+    failed(status);
+    isAgain = true;
+    setTimeout(() => {
+      isAgain = false;
+      if (!live._htmx?.sse) htmx.ajax("GET", live.getAttribute("hx-sse:connect"), { source: live });
+    }, pauseMs);
+    pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
+  };
+  live.addEventListener("htmx:response:error", (event) => never(event.detail.ctx.response.status));
+  live.addEventListener("htmx:error", () => never());
   live.addEventListener("htmx:sse:after:connection", () => say("live", "Live"));
   live.addEventListener("htmx:sse:before:message", (event) => {
     // What is HTML stays out while it is held; points are kept, and drawn afterwards.
     if (held && !event.detail.message.event) event.preventDefault();
   });
-  live.addEventListener("htmx:sse:error", (event) => {
-    say("lost", "No connection, trying again");
-    // The login is over: the page itself leads to a new one.
-    if (event.detail.status === 401) location.reload();
-  });
+  live.addEventListener("htmx:sse:error", (event) => failed(event.detail.status));
 
   // Charts
 
