@@ -1,8 +1,8 @@
-"""What others changed while somebody typed into a form, for what has no versions as tiers have.
+"""What others changed while somebody typed into a form.
 
-A hidden field of the form has a digest of each field as it was shown. What was left alone is not
-sent on, so that others' changes stay; where both changed one field, nothing is saved and both are
-shown. What the fields mean is the pages' business.
+For what has no versions as tiers have. A hidden field of the form has a digest of each field as it
+was shown. What was left alone is not sent on, so that others' changes stay; where both changed one
+field, nothing is saved and both are shown. What the fields mean is the pages' business.
 """
 
 from __future__ import annotations
