@@ -14,6 +14,8 @@ FAILING_SHARE = "0.95"
 FAILING_WINDOWS = (("15m", 10), ("6h", 5))
 MOST_TENANT_ALERTS = 20
 FAILING = "tiergate:tenant_failing:requests"
+# What an engine's state and the counters of tenants have in common: they come with one scrape.
+PROCESS = "job, instance, worker"
 
 
 def health_groups(options: RuleOptions) -> list[Group]:
@@ -30,7 +32,9 @@ def _of_tenants(kind: str, window: str, options: RuleOptions) -> str:
     """Return how much a tenant's counter grew.
 
     `increase` does not see the value with which a series begins, and a new tenant's first requests
-    may all lie in it: a series that was not there when the window began counts in full.
+    may all lie in it: a series that began within the window counts in full. That it was not there
+    when the window began does not show it: then nobody may have scraped. Its process must have been
+    scraped within the window without it, too.
     """
     counter = (
         f"tiergate_slo_{kind}_total{{{options.selector},"
@@ -38,7 +42,10 @@ def _of_tenants(kind: str, window: str, options: RuleOptions) -> str:
     )
     return (
         "sum by (tiergate_tier, tiergate_tenant_id, tiergate_slo_objective) (\n"
-        f"    ({counter} unless {counter} offset {window})\n"
+        f"    ({counter} unless {counter} offset {window}\n"
+        f"      and count_over_time({counter}[{window}])\n"
+        f"        < on ({PROCESS}) group_left () max by ({PROCESS})"
+        f" (count_over_time(tiergate_engine_up{{{options.selector}}}[{window}])))\n"
         f"    or increase({counter}[{window}])\n"
         "  )"
     )
@@ -61,6 +68,7 @@ def _tenants(options: RuleOptions) -> list[Recording | Alert]:
             "tenant {{ $labels.tiergate_tenant_id }} (tier {{ $labels.tiergate_tier }}) gets no"
             " answers",
             "{{ $value | humanize }} requests failed, and next to none succeeded.",
+            hold="1m",
         ),
         Alert(
             "TiergateTenantMissing",
@@ -69,6 +77,7 @@ def _tenants(options: RuleOptions) -> list[Recording | Alert]:
             "tenant {{ $labels.tiergate_tenant_id }} (tier {{ $labels.tiergate_tier }}) is always"
             " served late",
             "{{ $value | humanize }} requests broke a promise, and next to none kept all.",
+            hold="1m",
         ),
         Alert(
             "TiergateManyTenantsFailing",
@@ -76,6 +85,7 @@ def _tenants(options: RuleOptions) -> list[Recording | Alert]:
             PAGE,
             "{{ $value }} tenants (by tier and promise) have nearly all of their requests fail",
             "Too many for an alert each: it is not the tenants.",
+            hold="1m",
         ),
     ]
 

@@ -118,14 +118,19 @@ async def test_a_tenant_that_gets_no_answers_pages_and_its_idle_neighbour_does_n
         tmp_path, settings={"stream_timeout_s": 0.3}, options={"step_s": 0.02}
     ) as door:
         tiers = await door.ledger.repository.list_tiers()
+        rules = rules_text(tiers, OPTIONS).replace('for: "1m"', 'for: "1s"')
         target = door.url.removeprefix("http://")
         with (
             webhook() as (hook, url),
             alertmanager(tmp_path / "alertmanager", routes_to(url)) as manager,
-            prometheus(
-                tmp_path / "prometheus", target, rules_text(tiers, OPTIONS), manager
-            ) as server,
+            prometheus(tmp_path / "prometheus", target, rules, manager) as server,
         ):
+            # Else all could be over before the gateway is looked at for the first time.
+            await asyncio.to_thread(
+                wait_until,
+                lambda: server.query("tiergate_engine_up"),
+                "Prometheus knows the gateway",
+            )
             endless = chat_body(ignore_eos=True, max_tokens=900)
             asked = [asyncio.create_task(door.post(CHAT, endless, "premium")) for _ in range(12)]
             statuses = {answer.status_code for answer in await asyncio.gather(*asked)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_kit import a_tier
-from promtool_kit import Scene, check, counter, steady, tenant_events, tier_events
+from promtool_kit import ALIVE, Scene, check, counter, steady, tenant_events, tier_events
 
 P95, P99, ALL = a_tier("free", "0.95", 1), a_tier("premium", "0.99"), a_tier("perfect", "1", 2)
 H = 60
@@ -155,14 +155,66 @@ def test_an_all_failing_tenant_alerts_and_others_do_not(tmp_path: Path) -> None:
                         objectives=BOTH),
     }  # fmt: skip
     dead = {(FAILING, "free", "availability")}
-    # `idle` looks new to a Prometheus that has only just begun, so its state is asked later on.
+    check(tmp_path, [P95], [Scene(series, {4: set(), 5: set(), 6: dead, 15: dead, 29: dead})])
+
+
+def after_a_gap(values: list[float | None], begin: int = H) -> list[float | None]:
+    """Nobody scraped for eight minutes; a sample is looked back to for five."""
+    return [*values[:begin], *steady(None, 8), *values[begin + 8 :]]
+
+
+def test_what_a_tenant_failed_long_ago_does_not_come_back(tmp_path: Path) -> None:
+    """A series that was there before nobody scraped is not new, at any time after.
+
+    Nor is what a Prometheus sees first that has only just begun, beside a gateway that has run for
+    long; nor after an hour without it.
+    """
+    length = 8 * H
+    past = tenant_events(
+        "past", counter((length, 0.05), start=1000), steady(1000, length + 1), objectives=BOTH
+    )
+    gap = {name: after_a_gap(list(values)) for name, values in past.items()}
+    one, other = (ALIVE.replace("}", f',worker="{number}"}}') for number in (1, 2))
+    at_one_worker = {name.replace("}", ',worker="1"}'): values for name, values in gap.items()}
+    alive = steady(1, length + 1)
+    hours = {
+        name: [*values[:30], *steady(None, 90), *values[120:]] for name, values in past.items()
+    }
+    quiet: dict[int, set[tuple[str, str, str]]] = {
+        minute: set()
+        for begin in (0, H, H + 15, 2 * H, 2 * H + 15, 7 * H)
+        for minute in range(begin, begin + 16, 2)
+    }
     check(
         tmp_path,
         [P95],
-        [Scene({k: v for k, v in series.items() if "idle" not in k}, {4: set(), 6: dead, 15: dead}),
-         Scene({k: v for k, v in series.items() if "idle" in k} | {}, {29: {
-             (FAILING, "free", "availability")}})],
+        [
+            Scene(past, quiet),
+            Scene(gap | {ALIVE: after_a_gap(alive)}, quiet),
+            Scene(at_one_worker | {one: after_a_gap(alive), other: alive}, quiet),
+            Scene(hours | {ALIVE: [*steady(1, 30), *steady(None, 90), *steady(1, 361)]}, {
+                minute: found for minute, found in quiet.items() if minute not in range(30, 120)
+            }),
+        ],
     )  # fmt: skip
+
+
+def test_a_tenant_that_fails_all_after_a_gap_or_a_restart_alerts(tmp_path: Path) -> None:
+    """It came after the first scrape, or its process was another then."""
+    late = tenant_events("late", *[[*steady(None, H + 10), *steady(12, 20)]] * 2, objectives=BOTH)
+    back = tenant_events(
+        "back", *[[*counter((20, 0)), *steady(None, 50), *steady(12, 20)]] * 2, objectives=BOTH
+    )
+    alive = {ALIVE: after_a_gap(steady(1, 100))}
+    page = {(FAILING, "free", "availability")}
+    check(
+        tmp_path,
+        [P95],
+        [
+            Scene(late | alive, {H + 9: set(), H + 12: page, H + 25: page}),
+            Scene(back | alive, {H + 9: set(), H + 13: page, H + 25: page}),
+        ],
+    )
 
 
 def test_an_idle_tenant_is_silent_though_its_past_was_bad(tmp_path: Path) -> None:
