@@ -208,7 +208,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         LIMITS_LOST: "Settlements that the store was never told of: it takes them in full.",
         LIMITS_ALERTS: "Budgets that reached the share to warn of.",
         USAGE_RECORDS: "Usage records by what became of them.",
-        USAGE_BACKLOG: "Usage records that wait for the ledger, in rows and in bytes on disk.",
+        USAGE_BACKLOG: "Usage records that wait for the ledger: rows in memory, and the bytes that"
+        " all workers have on disk.",
         TOKEN_USAGE: "Tokens of a request by kind, as billed.",
         PREDICTOR_ERROR: "How far the forecast of a first token was off, either way.",
         TELEMETRY_ITEMS: "Metric points, spans and log lines by what became of them.",

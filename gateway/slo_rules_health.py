@@ -137,7 +137,7 @@ def _records(options: RuleOptions) -> list[Recording | Alert]:
         ),
         Alert(
             "TiergateUsageSpooled",
-            f"sum {by} ({spooled}) > 0",
+            f"max {by} ({spooled}) > 0",
             TICKET,
             "{{ $labels.instance }} keeps usage records on its disk: the ledger does not take them",
             "{{ $value | humanize1024 }}B wait.",

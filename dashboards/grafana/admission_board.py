@@ -173,8 +173,14 @@ ADMISSION_BOARD = Board(
                     "{{tiergate_state}}",
                 ),
                 Query(
-                    f"sum by (tiergate_state) (tiergate_usage_backlog{{{JOB}}})",
-                    "waiting: {{tiergate_state}}",
+                    f'sum(tiergate_usage_backlog{{{JOB},tiergate_state="buffered_rows"}})',
+                    "waiting: buffered_rows",
+                ),
+                # Each worker shows what all of them have on disk.
+                Query(
+                    "sum(max by (job, instance) (tiergate_usage_backlog"
+                    f'{{{JOB},tiergate_state="spooled_bytes"}}))',
+                    "waiting: spooled_bytes",
                 ),
             ),
         ),

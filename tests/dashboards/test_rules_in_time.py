@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from prometheus_kit import a_tier
+from prometheus_kit import OPTIONS, a_tier
 from promtool_kit import ALIVE, Scene, check, counter, steady, tenant_events, tier_events
+
+from gateway.slo_rules import Alert
+from gateway.slo_rules_health import health_groups
 
 P95, P99, ALL = a_tier("free", "0.95", 1), a_tier("premium", "0.99"), a_tier("perfect", "1", 2)
 H = 60
@@ -281,6 +284,24 @@ def test_where_many_tenants_fail_one_alert_says_so(tmp_path: Path) -> None:
 
 
 GATEWAY = 'job="tiergate",instance="g:8000"'
+
+
+def test_what_waits_on_a_disk_is_counted_once(tmp_path: Path) -> None:
+    """Each worker shows what all of them have there."""
+    (rule,) = [
+        rule
+        for group in health_groups(OPTIONS)
+        for rule in group.rules
+        if isinstance(rule, Alert) and rule.alert == "TiergateUsageSpooled"
+    ]
+    series = {
+        f'tiergate_usage_backlog{{{GATEWAY},worker="{worker}",tiergate_state="spooled_bytes"}}': (
+            steady(4096, 15)
+        )
+        for worker in range(3)
+    }
+    told = one_alert("TiergateUsageSpooled")
+    check(tmp_path, [P95], [Scene(series, {14: told}, ((f"sum({rule.expr})", 14, 4096),))])
 
 
 def one_alert(name: str, tier: str = "") -> set[tuple[str, str, str]]:
