@@ -60,8 +60,8 @@ class ScoreBoard:
         """A first token was shown `actual_ns` after the arrival of its request."""
         outcomes = self._outcomes.get(tier)
         if outcomes is None:
-            if len(self._outcomes) >= MOST_TIERS:
-                return
+            if len(self._outcomes) >= MOST_TIERS:  # of tiers that are not there any more, mostly
+                del self._outcomes[next(iter(self._outcomes))]
             outcomes = self._outcomes[tier] = deque(maxlen=MOST_SCORES)
         actual, target = max(float(actual_ns), 1.0), max(forecast.target_ns, 1)
         off = abs(forecast.ttft_ns - actual)

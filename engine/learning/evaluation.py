@@ -78,7 +78,10 @@ def fit(train: Sequence[Record], seed: int) -> LengthModel:
         raise EvaluationError(
             f"{len(train)} rows to train on are too few; {FEWEST_ROWS} are needed"
         )
-    rows = [Row(featurise(record.question), record.length) for record in train]
+    rows = [
+        Row(featurise(one.question), one.length, is_whole=one.length < one.question.max_tokens)
+        for one in train
+    ]
     return LengthModel.fit(rows, seed)
 
 

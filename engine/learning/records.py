@@ -21,7 +21,8 @@ from engine.learning.question import Question, bounded
 
 GZIP_MAGIC = b"\x1f\x8b"
 MOST_TOKENS = 10_000_000  # a longer prompt or answer is a mistake in the file
-USUAL_MAX_TOKENS = 16_384  # where the file does not say
+USUAL_MAX_TOKENS = 16_384  # where the file does not say, and no answer is as long
+NOT_SAID = 0
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "length": ("output_tokens", "out_tok", "reply_tokens"),
@@ -83,7 +84,7 @@ def load_records(
     ]
     if len(records) < 2:
         raise RecordError(f"{path}: there are not two rows with a length")
-    return RecordFile(tuple(_with_turns(records)), column)
+    return RecordFile(tuple(_with_turns(_with_limits(records))), column)
 
 
 def _rows(name: str) -> list[Mapping[str, Any]]:
@@ -201,11 +202,7 @@ def _record(
         tenant=str(_first(row, "tenant") or ""),
         text=bounded(text),
         num_prompt_tokens=tokens,
-        max_tokens=(
-            max(USUAL_MAX_TOKENS, length)
-            if most is None
-            else _number(name, number, "max_tokens", most)
-        ),
+        max_tokens=NOT_SAID if most is None else _limit(name, number, most, length),
         hour=_hour(name, number, _first(row, "hour")),
         asked_tokens=() if asked is None else (_number(name, number, "user_tokens", asked),),
     )
@@ -214,6 +211,27 @@ def _record(
         return Record(question, max(1, length), group=" ".join(text.lower().split()) or str(number))
     place = 0 if turn is None else _number(name, number, "turn", turn)
     return Record(question, max(1, length), group=f"{question.tenant}\n{talk}", turn=place)
+
+
+def _limit(name: str, number: int, value: Any, length: int) -> int:
+    most = _number(name, number, "max_tokens", value)
+    if max(1, length) > most:
+        raise RecordError(
+            f"{name}: the answer of row {number} has {length} tokens, more than its max_tokens "
+            f"({most})"
+        )
+    return most
+
+
+def _with_limits(records: Sequence[Record]) -> list[Record]:
+    """Let answers whose limit is not said have one and the same: it must not tell their length."""
+    usual = max(USUAL_MAX_TOKENS, 1 + max(record.length for record in records))
+    return [
+        record
+        if record.question.max_tokens != NOT_SAID
+        else replace(record, question=replace(record.question, max_tokens=usual))
+        for record in records
+    ]
 
 
 def _with_turns(records: Sequence[Record]) -> Iterator[Record]:

@@ -22,8 +22,8 @@ FORMAT = 2  # of packed rows; raised when features change their meaning
 MOST_UNPACKED = 256_000_000  # bytes that one part may unpack to
 MOST_LENGTH = 1 << 53
 UNREADABLE = (
-    ValueError, OSError, EOFError, LookupError, NotImplementedError, RuntimeError, SyntaxError,
-    struct.error, zipfile.BadZipFile, zlib.error,
+    ValueError, OSError, EOFError, LookupError, MemoryError, NotImplementedError, RuntimeError,
+    SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -79,8 +79,8 @@ def unpack_rows(data: bytes) -> list[Row]:
             or numbers.shape[1:] != (NUM_NUMBERS,)
             or numbers.dtype.name != "float16"
             or arrays["grams"].dtype.name != "uint16"
-            or min(*columns[0], *columns[1], 1) < 1
-            or max(*columns[0], *columns[1], 1) > MOST_LENGTH
+            or min([*columns[0], *columns[1], 1]) < 1
+            or max([*columns[0], *columns[1], 1]) > MOST_LENGTH
             or bool(np.isinf(numbers).any())
         ):
             raise StateError("rows that do not fit together")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
+import struct
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -102,6 +105,21 @@ def test_rows_come_back_as_they_were() -> None:
         assert old.features.max_tokens == new.features.max_tokens
         np.testing.assert_array_equal(old.features.grams, new.features.grams)
         np.testing.assert_array_equal(old.features.numbers, new.features.numbers)
+
+
+def test_no_rows_come_back_as_none() -> None:
+    assert unpack_rows(pack_rows([])) == []
+
+
+def test_an_array_of_a_size_that_nobody_has_is_no_state() -> None:
+    """Its header is believed before its bytes are counted: that must not end the gateway."""
+    said = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"
+    said += b" " * (-(len(said) + 11) % 64) + b"\n"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("grams.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said)
+    with pytest.raises(StateError):
+        unpack_rows(out.getvalue())
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"PK\x03\x04 and then nothing", pack_rows([])])

@@ -33,6 +33,22 @@ def test_the_general_format_is_read_from_lines_and_from_csv(tmp_path: Path) -> N
     assert by_lines[0].length == 12
 
 
+def test_a_limit_that_is_not_said_tells_nothing_of_the_length(tmp_path: Path) -> None:
+    """However long the longest answer: else the limit of a long one would be its length."""
+    said = [{"prompt": "a", "output_tokens": n} for n in (7, 30_000, 200_000)]
+    found = load_records(lines(tmp_path / "a.jsonl", *said)).records
+    assert {record.question.max_tokens for record in found} == {200_001}
+    found = load_records(lines(tmp_path / "b.jsonl", *said[:1] * 2)).records
+    assert {record.question.max_tokens for record in found} == {16_384}
+
+
+def test_an_answer_is_no_longer_than_its_limit(tmp_path: Path) -> None:
+    row = {"prompt": "a", "output_tokens": 65, "max_tokens": 64}
+    path = lines(tmp_path / "a.jsonl", {**row, "output_tokens": 64}, row)
+    with pytest.raises(RecordError, match="answer of row 2 has 65 tokens, more than its max_tok"):
+        load_records(path)
+
+
 def test_turns_know_the_answers_before_them_and_nothing_of_others(tmp_path: Path) -> None:
     path = tmp_path / "turns.csv"
     path.write_text(
