@@ -21,6 +21,7 @@ CHANNEL = "tiergate_keys"
 MAX_ROWS = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PAGE_OF_A_NEW_ONE = "new"
 _LIKE_AN_ID = re.compile(r"[0-9A-Fa-f]{32}")
 
 
@@ -49,13 +50,17 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def check_no_id(what: str, name: str) -> None:
-    """Raise `InvalidValue` for a name that could be the id of something else.
+def check_unambiguous(what: str, name: str) -> None:
+    """Raise `InvalidValue` for a name that means something else where things are looked up.
 
-    Names and ids are looked up by one word: one that is both would mean two things.
+    Names and ids are looked up by one word, and the admin pages have `new` in the place of a name.
     """
     if _LIKE_AN_ID.fullmatch(name) is not None:
         raise InvalidValue(f"{what}'s name cannot be 32 hexadecimal digits: ids look like that")
+    if name == _PAGE_OF_A_NEW_ONE:
+        raise InvalidValue(
+            f"{what}'s name cannot be {name!r}: that is the address of the form for another one"
+        )
 
 
 def page_size(limit: int) -> int:

@@ -18,7 +18,7 @@ from tenants.repository.common import (
     MAX_ROWS,
     Part,
     check_name,
-    check_no_id,
+    check_unambiguous,
     find_organisation,
     find_tenant,
     page_size,
@@ -45,7 +45,7 @@ class Tenants(Part):
     ) -> OrganisationRecord:
         """Add an organisation; raises `InvalidValue` for a bad name, `AlreadyExists`."""
         check_name("an organisation", name)
-        check_no_id("an organisation", name)
+        check_unambiguous("an organisation", name)
         row = Organisation(id=new_id(now), name=name, created_at=now)
         record = organisation_of(row)
         try:
@@ -87,7 +87,7 @@ class Tenants(Part):
         `AlreadyExists`.
         """
         check_name("a tenant", name)
-        check_no_id("a tenant", name)
+        check_unambiguous("a tenant", name)
         row = Tenant(id=new_id(now), name=name, tier=tier, created_at=now, disabled_at=None)
         try:
             async with self._database.write() as session:

@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tenants.errors import AlreadyExists, ChangedMeanwhile, InvalidValue
 from tenants.models import Tier, TierVersion
 from tenants.repository.audit import Change, write_audit
-from tenants.repository.common import Part, check_name, database_now, require_tier, tell_change
+from tenants.repository.common import (
+    Part,
+    check_name,
+    check_unambiguous,
+    database_now,
+    require_tier,
+    tell_change,
+)
 from tenants.repository.rows import tier_columns, tier_of, version_of
 from tenants.tiers import changed_tier, new_tier
 from tenants.values import SYSTEM, Actor, TierRecord
@@ -67,6 +74,7 @@ class Tiers(Part):
     ) -> TierRecord:
         """Add a tier of these fields, as text; raises `InvalidValue`, `AlreadyExists`."""
         check_name("a tier", name)
+        check_unambiguous("a tier", name)
         record = new_tier(name, values)
         try:
             async with self._database.write() as session:
@@ -163,6 +171,7 @@ def _plan(row: Tier | None, wanted: WantedTier) -> TierPlan:
         if row is None:
             if wanted.version is not None:
                 raise ChangedMeanwhile(f"it is expected at version {wanted.version}, and not there")
+            check_unambiguous("a tier", wanted.name)
             return TierPlan(None, new_tier(wanted.name, wanted.values))
         before = tier_of(row)
         _check_version(before, wanted.version)

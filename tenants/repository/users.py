@@ -14,7 +14,7 @@ from tenants.errors import AlreadyExists, InvalidValue, NotFound
 from tenants.ids import new_id
 from tenants.models import Session, User
 from tenants.repository.audit import Change, write_audit
-from tenants.repository.common import MAX_ROWS, Part, check_no_id, find_tenant, page_size
+from tenants.repository.common import MAX_ROWS, Part, check_unambiguous, find_tenant, page_size
 from tenants.repository.rows import user_of
 from tenants.values import SYSTEM, Actor, Role, SessionRecord, UserRecord
 
@@ -48,7 +48,7 @@ class Users(Part):
             raise InvalidValue(
                 "a user's name has 1 to 128 letters, digits, dots, dashes, underscores, @ or +"
             )
-        check_no_id("a user", name)
+        check_unambiguous("a user", name)
         _check_role(role, tenant)
         if oidc_subject is not None and not 0 < len(oidc_subject) <= 256:
             raise InvalidValue("an OIDC subject has 1 to 256 characters")

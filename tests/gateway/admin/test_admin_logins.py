@@ -217,7 +217,7 @@ async def test_keys_tiers_and_users_need_a_recent_login(small_office: Office) ->
         old = await small_office.ask("POST", path, body, who=who)
         assert (old.status_code, code_of(old)) == (403, "recent_login_required"), path
     await small_office.get("keys", who="operator")
-    await small_office.post("tenants", {"name": "new", "tier": "free"}, who="operator")
+    await small_office.post("tenants", {"name": "newer", "tier": "free"}, who="operator")
     await small_office.post(f"keys/{key['id']}/revoke", who="operator", expect=200)
     await small_office.post("users", user)
     desk.recent = HOUR

@@ -52,3 +52,30 @@ async def test_a_tenants_viewer_sees_its_own_tenant_whatever_others_are_named(
     assert (await office.get("tenants/premium-tenant"))["disabled_at"] is not None
     assert (await office.get(f"tenants/{double.id}"))["disabled_at"] is None
     await send(office, f"/admin/tenants/{mine}/state", disabled="false")
+
+
+@pytest.mark.parametrize("what", ["tier", "tenant", "organisation", "user"])
+async def test_the_name_of_a_forms_address_is_refused_at_its_field(
+    office: Office, what: str
+) -> None:
+    """What is named so would have no page: the form stands there."""
+    form, fields = f"/admin/{what}s/new", dict[str, object](name="new")
+    if what == "tier":
+        fields |= {"rank": 5, "ttft_ms": 900, "tbt_ms": 90}
+        text = await page(office, form)
+        typed = {"objective": "95", "tbt_mode": "gap", "on_overload": "queue", "weight": "1"}
+        typed |= {"on_limiter_away": "local", "max_queue": value_of(text, "max_queue")}
+        zeros = ("ttft_ms_per_1k_prompt_tokens", "pace_ms", "price_prompt_nano")
+        typed |= dict.fromkeys((*zeros, "price_cached_nano", "price_output_nano"), "0")
+        answer = await send(office, form, **fields, **typed)
+    else:
+        more: dict[str, dict[str, object]] = {
+            "tenant": {"tier": "free", "organisation": "default"},
+            "user": {"role": "viewer", "password": "a long enough password"},
+        }
+        fields |= more.get(what, {})
+        answer = await send(office, form, **fields)
+    assert answer.status_code == 422
+    assert "name cannot be 'new'" in fault_of(answer.text, "name")
+    refused = await office.post(f"{what}s", fields, expect=400)
+    assert "name cannot be 'new'" in refused["error"]["message"]
