@@ -299,6 +299,7 @@ def _poll_keys(services: Services) -> Callable[[], Coroutine[Any, Any, None]]:
             services.ledger_watch.answered()
             if is_due:
                 services.tiers.current = tuple(await services.ledger.repository.list_tiers())
+                services.telemetry.know(services.tiers.current)
                 await services.live.recheck_keys(services.auth.still_opens)
                 is_due = False
         except LedgerError as error:

@@ -99,14 +99,18 @@ class Telemetry:
         self._tier_slo_bad = self._tally(names.TIER_SLO_VIOLATIONS, *by_tenant[:2])
         self._slo_gaps = self._tally(names.SLO_GAPS, names.TIER, names.TENANT)
         self._slo_gaps_bad = self._tally(names.SLO_GAP_VIOLATIONS, names.TIER, names.TENANT)
-        for tier in tiers:  # both series from the start, or the first requests are no increase
-            for objective in Objective:
-                self._tier_slo.add(0, tier.name, objective.value)
-                self._tier_slo_bad.add(0, tier.name, objective.value)
+        self.know(tiers)
         self.observe(names.TELEMETRY_OVERFLOWS, made.overflows, monotonic=True)
 
     def _tally(self, name: str, *labels: str) -> Tally:
         return self.instruments.tally(name, *labels)
+
+    def know(self, tiers: Sequence[TierRecord]) -> None:
+        """Show both counters of each tier from now on: else its first requests are no increase."""
+        for tier in tiers:
+            for objective in Objective:
+                self._tier_slo.add(0, tier.name, objective.value)
+                self._tier_slo_bad.add(0, tier.name, objective.value)
 
     def observe(self, name: str, read: Reading, *, monotonic: bool = False) -> None:
         """Register a value that is read whenever metrics are; `read` gives (value, attributes)."""
