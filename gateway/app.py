@@ -140,6 +140,7 @@ def build_services(
         Spool(settings.data_dir / "spool", name=spool_name(place)),
         max_buffer=settings.usage_buffer,
         flush_s=settings.usage_flush_s,
+        on_judged=telemetry.written,
     )
     slo = SloDesk(clock, meter.judge)
     meter.watch(slo.under_way)

@@ -60,7 +60,11 @@ class MeterState:
 
 
 class Meter:
-    """Joins contexts and records, and owns the writer; used from one event loop."""
+    """Joins contexts and records, and owns the writer; used from one event loop.
+
+    `on_judged` hears of each judgement that the ledger has taken and had not before, whoever made
+    it: also of those that a process left behind which died.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Meter:
         max_buffer: int,
         flush_s: float,
         on_row: Callable[[UsageRecord], None] = lambda _: None,
+        on_judged: Callable[[SloRecord], None] = lambda _: None,
     ) -> None:
         self._under_way: Callable[[], Iterable[SloRecord]] = tuple
         self._database = database
@@ -77,6 +82,7 @@ class Meter:
         self._max_buffer = max_buffer
         self._flush_s = flush_s
         self._on_row = on_row
+        self._on_judged = on_judged
         self._open: dict[str, UsageContext] = {}
         # Of paced answers: those the engine is done with, and those over at the door (client left).
         self._made: dict[str, RequestStats] = {}
@@ -321,7 +327,9 @@ class Meter:
         verdicts = [row for row in rows if isinstance(row, SloRecord)]
         written, judged = await insert_rows(self._database, usage, verdicts)
         self._written += written
-        self._judged += judged
+        self._judged += len(judged)
+        for record in judged:
+            self._on_judged(record)
 
     async def _put_aside(self, rows: list[Record]) -> None:
         try:

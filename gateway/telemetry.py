@@ -5,7 +5,8 @@ gateways fit into one process; Prometheus' text form is made of them here, OTLP 
 Of a request that is traced, times are kept as examples of their buckets.
 
 Which requests count for an objective, and which broke it, is the verdict of their stored records
-(tenants/slo.py): what is counted here and what a report recomputes cannot differ.
+(tenants/slo.py): what is counted here and what a report recomputes cannot differ. A request that
+died with its process is counted by the one that hands its record in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from gateway.instruments import Example, Histogram, Instruments, Reading, Tally
 from gateway.otel.trace_context import CURRENT
 from gateway.prometheus_text import PrometheusText
 from gateway.request_records import DoorRecord
-from tenants.slo import Objective, Verdict
+from gateway.slo_desk import INTERRUPTED
+from tenants.slo import Objective, SloRecord, Verdict
 from tenants.values import TierRecord
 
 NOT_JUDGED = Verdict()
@@ -163,7 +165,15 @@ class Telemetry:
         error_s = abs(late_ns) / NS_PER_S
         self._error.record(error_s, door.model, names.OBJECTIVE_TTFT, side)
 
-    def _judge(self, record: AnswerRecord) -> None:
+    def written(self, record: SloRecord) -> None:
+        """The ledger has a new record: of a request that died with its process it counts here.
+
+        All others were counted when they ended, by whoever served them.
+        """
+        if record.reason == INTERRUPTED:
+            self._judge(record)
+
+    def _judge(self, record: AnswerRecord | SloRecord) -> None:
         for objective in Objective:
             is_kept = record.verdict.of(objective)
             if is_kept is not None:
@@ -172,7 +182,7 @@ class Telemetry:
             self._slo_gaps.add(record.gaps, record.tier, record.tenant_id)
             self._slo_gaps_bad.add(record.late_gaps, record.tier, record.tenant_id)
 
-    def _objective(self, record: AnswerRecord, objective: str, violated: bool) -> None:
+    def _objective(self, record: AnswerRecord | SloRecord, objective: str, violated: bool) -> None:
         # Zero is added too: a tenant with only violations, or none, must still have both series.
         self._slo.add(1, record.tier, objective, record.tenant_id)
         self._slo_bad.add(int(violated), record.tier, objective, record.tenant_id)

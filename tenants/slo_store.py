@@ -60,15 +60,16 @@ async def insert_slo(database: Database, records: Sequence[SloRecord]) -> int:
     Raises `DatabaseUnavailable` with nothing written.
     """
     async with database.write() as session:
-        return await add_slo(await session.connection(), database.backend, records)
+        return len(await add_slo(await session.connection(), database.backend, records))
 
 
 async def insert_rows(
     database: Database, usage: Sequence[UsageRecord], records: Sequence[SloRecord]
-) -> tuple[int, int]:
-    """Write bills and judgements together or not at all; return how many of each were new.
+) -> tuple[int, list[SloRecord]]:
+    """Write bills and judgements together or not at all; return what was new.
 
-    What is billed is judged, whoever is killed in between. Raises `DatabaseUnavailable`.
+    Of bills how many. What is billed is judged, whoever is killed in between. Raises
+    `DatabaseUnavailable`.
     """
     async with database.write() as session:
         connection = await session.connection()
@@ -76,10 +77,15 @@ async def insert_rows(
         return billed, await add_slo(connection, database.backend, records)
 
 
-async def add_slo(connection: AsyncConnection, backend: str, records: Sequence[SloRecord]) -> int:
-    """Write `records` and add them to the sums within the transaction of a connection."""
+async def add_slo(
+    connection: AsyncConnection, backend: str, records: Sequence[SloRecord]
+) -> list[SloRecord]:
+    """Write `records` and add them to the sums within the transaction of a connection.
+
+    Returns those that were new.
+    """
     if not records:
-        return 0
+        return []
     insert = postgresql.insert if backend == "postgresql" else sqlite.insert
     statement = insert(_RECORDS).on_conflict_do_nothing().returning(_R.id)
     adding = insert(_COUNTS)
@@ -99,7 +105,7 @@ async def add_slo(connection: AsyncConnection, backend: str, records: Sequence[S
     sums = _sums(new)
     for start in range(0, len(sums), ROWS_PER_STATEMENT):
         await connection.execute(adding, sums[start : start + ROWS_PER_STATEMENT])
-    return len(new)
+    return new
 
 
 def _sums(records: Iterable[SloRecord]) -> list[dict[str, Any]]:

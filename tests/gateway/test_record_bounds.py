@@ -103,8 +103,9 @@ async def test_a_bill_and_its_judgement_are_written_together(
                 await slo_store.insert_rows(database, [bill(1)], [judged(1)])
         assert await list_usage(database) == []
         assert (await slo_store.newest_records(database)).records == []
-        assert await slo_store.insert_rows(database, [bill(1)], [judged(1)]) == (1, 1)
-        assert await slo_store.insert_rows(database, [bill(1)], [judged(1)]) == (0, 0)
+        record = judged(1)
+        assert await slo_store.insert_rows(database, [bill(1)], [record]) == (1, [record])
+        assert await slo_store.insert_rows(database, [bill(1)], [record]) == (0, [])
     finally:
         await database.close()
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from door_kit import CHAT, Door, chat_body, eventually
-from test_door_slo import SERIES
+import dataclasses
+import re
+from pathlib import Path
 
-from tenants.slo import Objective
+from door_kit import CHAT, Door, chat_body, eventually, open_door
+from test_door_slo import SERIES, records
+from test_record_bounds import judged as a_record
+
+from gateway.slo_desk import INTERRUPTED
+from gateway.spool import NOTE, encode_record
+from tenants.slo import Objective, Outcome, SloRecord, judged
 
 KINDS = ("requests", "violations")
 
@@ -37,3 +44,38 @@ async def test_a_tier_that_is_added_is_shown_at_zero_before_its_first_request(do
         lambda: any(tier.ttft_ms == 50_000 for tier in door.services.tiers.current), "it changed"
     )
     assert await tier_counts(door, "premium") == before
+
+
+def left_behind(name: str, outcome: Outcome, reason: str) -> SloRecord:
+    record = dataclasses.replace(
+        a_record(1), id=name, tier="premium", outcome=outcome, reason=reason, gaps=3, late_gaps=1
+    )
+    return judged(record)
+
+
+async def test_what_died_with_its_process_is_counted_by_who_hands_it_in(tmp_path: Path) -> None:
+    """Once, and only that: what had ended was counted by the one that died."""
+    died = left_behind("chatcmpl-died", Outcome.FAILED, INTERRUPTED)
+    ended = left_behind("chatcmpl-ended", Outcome.FAILED, "engine_error")
+    note = tmp_path / "data" / "spool" / NOTE
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b"".join(encode_record(record) for record in (died, ended)))
+    async with open_door(tmp_path) as door:
+        await records(door, 2)
+        counted = dict.fromkeys([(k, o.value) for k in KINDS for o in Objective], 1)
+        counted["violations", "ttft"] = 0
+
+        async def is_counted() -> bool:
+            return await tier_counts(door, "premium") == counted
+
+        await eventually(is_counted, "the one that died is counted")
+        # As when two of them find the same note, or one dies before it has thrown it away.
+        door.services.meter.judge(died)
+        await door.post(CHAT, chat_body(max_tokens=1), "free")
+        await records(door, 3)
+        assert await is_counted()
+        text = (await door.http.get("/metrics")).text
+        assert re.findall(r'^tiergate_slo_gap\w*_total\{.*tenant_id="t".*$', text, re.M) == [
+            'tiergate_slo_gaps_total{tiergate_tenant_id="t",tiergate_tier="premium"} 3.0',
+            'tiergate_slo_gap_violations_total{tiergate_tenant_id="t",tiergate_tier="premium"} 1.0',
+        ]
