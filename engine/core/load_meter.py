@@ -106,9 +106,17 @@ class LoadMeter:
         self._busy_starts = kept * (self._busy_starts + len(planner.started))
 
     def read(self, now_ns: int, *, draining: bool) -> EngineLoad:
-        """Return the load; looks again only when the last look is too old."""
+        """Return the load; looks again when the last look is too old, or nobody is left.
+
+        An engine that has nothing to do takes no steps: what it says last, it says for long.
+        """
         load = self._load
-        if load is None or now_ns - load.at_ns >= self._every_ns or load.draining != draining:
+        if (
+            load is None
+            or now_ns - load.at_ns >= self._every_ns
+            or load.draining != draining
+            or (load.classes and not len(self._queues))
+        ):
             load = self._load = self._look(now_ns, draining)
             wanted = max(EVERY_NS, EVERY_NS_PER_REQUEST * len(self._queues))
             self._every_ns = min(wanted, MOST_NS)

@@ -95,6 +95,20 @@ def test_it_is_read_now_and_then_only() -> None:
     assert not later.is_idle
 
 
+def test_it_says_at_once_that_nobody_is_left() -> None:
+    """There is no step after the last one that could say it later."""
+    world = make_world("fcfs")
+    world.submit(make_order("a", 4, max_tokens=1))
+    world.wait(EVERY_NS)
+    assert not load_of(world).is_idle
+    while world.core.has_work:
+        world.start()
+        world.finish()
+    load = load_of(world)
+    assert load.classes == ()
+    assert load_of(world) is load
+
+
 def test_it_says_that_the_engine_drains() -> None:
     """At once: the door must refuse at once."""
     world = make_world("fcfs")
