@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -22,6 +23,7 @@ from gateway.admin.seal import opened, sealed
 from gateway.dashboard.assets import ADMIN, BUILD_COMMAND, Assets
 from gateway.dashboard.filters import FILTERS
 from gateway.dashboard.navigation import active, entries_for
+from gateway.dashboard.points import tier_lines
 from gateway.dashboard.roles import PAGES
 from tenants.values import Role
 
@@ -117,6 +119,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "flash": flash,
         "own_url": own_url(request),
         "model_name": model_name(request),
+        "tier_lines": partial(tier_lines, request.app.state.services.tiers.current),
     }
     response = HTMLResponse(fragment(request, template, **(shared | values)), status)
     if flash is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.stats import Snapshot
 from tenants.slo import SloRecord
+from tenants.values import TierRecord
 
 SPAN_S = 300
 MOST_DOTS = 20_000
@@ -22,6 +23,18 @@ SUMMARY_S = 60
 
 Dot = list[Any]  # [Unix ms of its end, tier, TTFT share, TBT share, met]
 Sample = dict[str, Any]
+
+
+def in_order(tiers: Iterable[TierRecord]) -> tuple[str, ...]:
+    """Return the tiers' names by rank: the place there is a tier's colour on every page."""
+    return tuple(tier.name for tier in sorted(tiers, key=lambda tier: (tier.rank, tier.name)))
+
+
+def tier_lines(tiers: Iterable[TierRecord], chart: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chart whose lines are named like tiers, each with its tier's `place`."""
+    places = {name: place for place, name in enumerate(in_order(tiers))}
+    lines = [line | {"place": places.get(line["label"], len(places))} for line in chart["lines"]]
+    return {**chart, "lines": lines}
 
 
 def newest_dots(latest: Reversible[SloRecord], num: int) -> list[Dot]:

@@ -19,7 +19,15 @@ import orjson
 
 from engine.core.clock import NS_PER_S, utc_now
 from gateway.dashboard.doing import doing, first_line
-from gateway.dashboard.points import MOST_DOTS, SPAN_S, SUMMARY_S, Dot, Sample, samples_of
+from gateway.dashboard.points import (
+    MOST_DOTS,
+    SPAN_S,
+    SUMMARY_S,
+    Dot,
+    Sample,
+    in_order,
+    samples_of,
+)
 from gateway.dashboard.promises import Promise, promises_of
 from gateway.routes.admin import describe
 from gateway.workers.answers import DOTS, all_doors, own_dots
@@ -123,7 +131,6 @@ class Pulse:
     async def _taken(self, now_ns: int) -> Look:
         services, now = self._services, utc_now()
         await self._find_dots(now.timestamp() * 1000 - SPAN_S * 1000)
-        tiers = sorted(services.tiers.current, key=lambda tier: (tier.rank, tier.name))
         return Look(
             now=now,
             now_ns=now_ns,
@@ -133,7 +140,7 @@ class Pulse:
             dots=self._dots,
             num_dots=self._num_dots,
             samples=samples_of(services.watch.history(), now_ns, now),
-            tiers=tuple(tier.name for tier in tiers),
+            tiers=in_order(services.tiers.current),
         )
 
     async def _find_dots(self, oldest_ms: float) -> None:

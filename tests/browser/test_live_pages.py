@@ -256,3 +256,23 @@ async def test_a_page_whose_first_connection_fails_says_so_and_tries_again(
         assert await tab.text("#live-state") == "No connection, trying again"
         await tab.page.unroute("**/admin/live/**")
         await tab.until(IS_LIVE, "it is live after all")
+
+
+async def test_a_tier_has_one_colour_on_every_page(site: Site, browser: Browser) -> None:
+    """That of the overview, also where a chart has it alone."""
+    swatch = "one => [one.closest('th').innerText.trim(), getComputedStyle(one).backgroundColor]"
+    marker = """one => [one.innerText.trim(),
+        getComputedStyle(one.querySelector(".u-marker")).borderTopColor]"""
+    async with open_tab(browser, site, "viewer") as tab:
+        await tab.go("/admin")
+        found = tab.page.locator("section[aria-labelledby=promises] .swatch")
+        colours = dict(await found.evaluate_all(f"all => all.map({swatch})"))
+        assert set(colours) == {"premium", "free"}
+        assert len(set(colours.values())) == 2
+        for path in ("/admin/slo", "/admin/slo?tier=free", "/admin/usage"):
+            await tab.go(path)
+            await tab.until("document.querySelector('.u-legend .u-marker')", "the chart is drawn")
+            lines = tab.page.locator(".u-legend .u-series:not(:first-child) th")
+            seen = dict(await lines.evaluate_all(f"all => all.map({marker})"))
+            assert seen == {name: colours[name] for name in seen}, path
+            assert "free" in seen, path

@@ -1,4 +1,5 @@
-// Draws the charts of a page from the JSON beside each: {x: [seconds], lines: [{label, values}]}.
+// Draws the charts of a page from the JSON beside each: {x: [seconds], lines: [{label, values, place}]},
+// where the place of a line's tier is its colour.
 // Colours are read from the style sheet when drawing, and again when the scheme changes.
 (() => {
   "use strict";
@@ -36,7 +37,7 @@
         { value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" },
         ...data.lines.map((line, at) => ({
           label: line.label,
-          stroke: colour(`--tier-${at % 6}`),
+          stroke: colour(`--tier-${Math.min(line.place, 5)}`),
           width: 2,
           dash: at % 2 ? [6, 4] : undefined,
           points: { show: lone || data.x.length < 40, size: 5 },

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.stats import Snapshot
 from gateway.dashboard.live import MOST_OF_ONE, MOST_STREAMS, Live, event
-from gateway.dashboard.points import newest_dots, samples_of, summaries
+from gateway.dashboard.points import in_order, newest_dots, samples_of, summaries, tier_lines
 from tenants.slo import Outcome, SloRecord
+from tenants.values import Overload, TierRecord
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 RECORD = SloRecord(
@@ -72,3 +73,18 @@ def test_streams_are_bounded_for_one_and_for_all() -> None:
     others = [live.enter(f"user {n}") for n in range(MOST_STREAMS)]
     assert sum(others) == MOST_STREAMS - MOST_OF_ONE
     assert len(live) == MOST_STREAMS
+
+
+def test_a_tier_has_one_place_and_so_one_colour_whatever_a_chart_draws() -> None:
+    """By rank, as the overview has it; one that is gone stands behind all."""
+    first = TierRecord(
+        "premium", 1, 500, 0, 100, "gap", 0, 0.99, 4.0, None, None, Overload.QUEUE, 1
+    )
+    tiers = [replace(first, name="free", rank=1), replace(first, rank=0)]
+    assert in_order(tiers) == ("premium", "free")
+    for names in (("free",), ("free", "gone", "premium")):
+        chart = {"x": [1], "lines": [{"label": name, "values": [1]} for name in names]}
+        found = tier_lines(tiers, chart)
+        places = {line["label"]: line["place"] for line in found["lines"]}
+        assert places == {n: p for n, p in (("free", 1), ("gone", 2), ("premium", 0)) if n in names}
+        assert found["x"] == [1]
