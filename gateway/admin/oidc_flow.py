@@ -14,25 +14,31 @@ from datetime import datetime
 
 import orjson
 
+from gateway.admin.onward import FIRST
+
 LIFETIME_S = 600
 MOST_CHARACTERS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One way to the provider and back; `expires` is a Unix time in seconds."""
+    """One way to the provider and back; `expires` is a Unix time in seconds.
+
+    `onward` is the page to go on to: whoever makes the flow has checked it.
+    """
 
     state: str
     nonce: str
     verifier: str
     expires: int
+    onward: str = FIRST
 
 
-def new_flow(now: datetime) -> Flow:
+def new_flow(now: datetime, onward: str = FIRST) -> Flow:
     """Return a new flow; each of its secrets has 256 random bits."""
     state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     verifier = secrets.token_urlsafe(48)
-    return Flow(state, nonce, verifier, int(now.timestamp()) + LIFETIME_S)
+    return Flow(state, nonce, verifier, int(now.timestamp()) + LIFETIME_S, onward)
 
 
 def sealed(flow: Flow, secret: bytes) -> str:

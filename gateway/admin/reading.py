@@ -56,8 +56,11 @@ def _first_fault(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     return bad_value(param, f"Invalid value for '{param or 'body'}': {rule[:1].lower()}{rule[1:]}.")
 
 
-def query_of(request: Request, *names: str) -> dict[str, str]:
-    """Return the query's parameters; raises ApiError for one not in `names`, or given twice."""
+def query_of(request: Request, *names: str, most: int = MAX_TEXT) -> dict[str, str]:
+    """Return the query's parameters, each of at most `most` characters.
+
+    Raises ApiError, also for one that is not in `names` or is given twice.
+    """
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in names:
@@ -65,8 +68,8 @@ def query_of(request: Request, *names: str) -> dict[str, str]:
             raise bad_value(None, f"There is a parameter that is not known here; known: {allowed}.")
         if name in found:
             raise bad_value(name, f"'{name}' is given twice.")
-        if len(value) > MAX_TEXT or _UNPRINTABLE.search(value):
-            raise bad_value(name, f"'{name}' must be plain text of at most {MAX_TEXT} characters.")
+        if len(value) > most or _UNPRINTABLE.search(value):
+            raise bad_value(name, f"'{name}' must be plain text of at most {most} characters.")
         found[name] = value
     return found
 

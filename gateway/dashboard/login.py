@@ -15,12 +15,13 @@ from engine.core.clock import utc_now
 from gateway.admin.caller import TOKEN_NAME, Caller, actor_of, address_of, find_caller, is_recent
 from gateway.admin.cross_site import says_other_site
 from gateway.admin.desk import AdminDesk
+from gateway.admin.onward import MOST_NEXT, safe_next
 from gateway.admin.reading import flag_of, query_of
 from gateway.admin.route import caller_of, desk_of
 from gateway.admin.token_login import log_in_with_token
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import THEME_COOKIE, THEMES, go, page
-from gateway.dashboard.route import LOGIN, PageRoute, safe_next
+from gateway.dashboard.route import LOGIN, PageRoute
 from gateway.errors import ApiError, Problem, bad_value
 from gateway.passwords import MAX_LENGTH
 from gateway.routes.admin_login import prove
@@ -35,7 +36,7 @@ THEME_S = 400 * 86_400  # browsers keep no cookie for longer
 @router.get(LOGIN)
 async def show_login(request: Request) -> Response:
     """Show the form; who is logged in goes on, unless a new proof is asked for."""
-    query = query_of(request, "next", "again")
+    query = query_of(request, "next", "again", most=MOST_NEXT)
     onward = safe_next(query.get("next", ""))
     caller = await _caller(request)
     again = flag_of(query, "again")

@@ -7,7 +7,6 @@ come back. Faults become pages.
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote, urlsplit
 
 from fastapi import Request
@@ -17,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from engine.core.clock import utc_now
 from gateway.admin.caller import Caller, find_caller, is_recent
 from gateway.admin.cross_site import SAFE_METHODS
+from gateway.admin.onward import safe_next
 from gateway.admin.roles import may
 from gateway.admin.route import AdminRoute, Handler, desk_of, told
 from gateway.admin.token_login import log_in_with_token
@@ -28,9 +28,6 @@ from tenants.errors import LedgerError
 LOGIN = "/admin/login"
 LIVE = "/admin/live/{page}"
 NO_FORMS = ("/admin/logout", "/admin/theme")  # buttons: nobody has typed anything
-MOST_NEXT = 1000
-# Only our own pages: neither another host nor the login page itself.
-_NEXT = re.compile(r"/admin(?!/login)(/[A-Za-z0-9._~%:,@+-]+)*(\?[A-Za-z0-9._~%:,@+&=/-]*)?")
 
 
 class PageRoute(AdminRoute):
@@ -80,11 +77,6 @@ def lost_page(request: Request, error: ApiError) -> Response | None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
-
-
-def safe_next(path: str) -> str:
-    """Return a page of ours to go on to: `path`, or the first one where that is none."""
-    return path if len(path) <= MOST_NEXT and _NEXT.fullmatch(path) else "/admin"
 
 
 async def _let_in(request: Request, path: str) -> Response | None:

@@ -6,6 +6,7 @@ Every failure has one answer. What failed is in the log, by the name of the chec
 from __future__ import annotations
 
 import logging
+from html import escape
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,6 +18,7 @@ from gateway.admin.desk import AdminDesk
 from gateway.admin.documented import ERRORS, documented
 from gateway.admin.oidc_flow import LIFETIME_S, new_flow, opened, sealed
 from gateway.admin.oidc_users import user_of
+from gateway.admin.onward import MOST_NEXT, safe_next
 from gateway.admin.reading import flag_of, nothing_there, query_of
 from gateway.admin.roles import BASE
 from gateway.admin.route import AdminRoute, desk_of
@@ -32,8 +34,8 @@ OIDC = "oidc"
 MOST_AGE_S = 365 * 86_400.0
 # A redirect would go on with the provider's request, and take no SameSite=Strict cookie along.
 _BACK = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/admin">
-<title>Tiergate</title></head><body><p>Logged in. <a href="/admin">Go on</a></p></body></html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={onward}">
+<title>Tiergate</title></head><body><p>Logged in. <a href="{onward}">Go on</a></p></body></html>
 """
 _BACK_HEADERS = {
     "cache-control": "no-store",
@@ -43,16 +45,20 @@ _BACK_HEADERS = {
 }
 
 
-@router.get(f"{BASE}/oidc/login", status_code=302, openapi_extra=documented(None, "again"))
+@router.get(f"{BASE}/oidc/login", status_code=302, openapi_extra=documented(None, "again", "next"))
 async def begin(request: Request) -> Response:
-    """Send the browser to the provider; with `again=true` it asks for a new proof."""
+    """Send the browser to the provider; with `again=true` it asks for a new proof.
+
+    `next` is the page to go on to, as at the login page: one of ours, else the first one.
+    """
     desk = desk_of(request)
     if desk.oidc is None:
         raise nothing_there()
-    again = flag_of(query_of(request, "again"), "again")
+    query = query_of(request, "again", "next", most=MOST_NEXT)
+    again, onward = flag_of(query, "again"), safe_next(query.get("next", ""))
     from gateway.admin.oidc import OidcAway
 
-    flow = new_flow(utc_now())
+    flow = new_flow(utc_now(), onward)
     try:
         url = await desk.oidc.authorization_url(
             state=flow.state, nonce=flow.nonce, verifier=flow.verifier, again=again
@@ -95,7 +101,7 @@ async def come_back(request: Request) -> Response:
         raise _refused(str(error)) from None
     user = await _let_in(request, desk, claims)
     desk.attempts.succeeded(address, f"{OIDC} {address}")
-    response = HTMLResponse(_BACK, headers=_BACK_HEADERS)
+    response = HTMLResponse(_BACK.format(onward=escape(flow.onward)), headers=_BACK_HEADERS)
     _keep(desk, request, response, "", 0)
     by = actor_of(request, user.name, "user")
     await desk.log_in(request, response, user, by, before_s=_age_s(claims))

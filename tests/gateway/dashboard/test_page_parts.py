@@ -11,10 +11,10 @@ import pytest
 from starlette.requests import Request
 
 from gateway.admin.bodies import TenantBody
+from gateway.admin.onward import safe_next
 from gateway.admin.seal import opened, sealed
 from gateway.dashboard import filters
 from gateway.dashboard.forms import MAX_FIELD, MAX_FIELDS, MAX_FORM, Form, read_form
-from gateway.dashboard.route import safe_next
 from gateway.errors import ApiError
 from tenants.errors import AlreadyExists, DatabaseUnavailable
 
