@@ -147,7 +147,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         SERVER_DURATION: "From the first byte of a request to the last of its answer.",
         SERVER_TTFT: "From the first byte of a request to its first token at the socket.",
-        SERVER_TPOT: "Mean time per token after the first, per request.",
+        SERVER_TPOT: "Mean time per token after the first, per request; choices by their own.",
         REQUESTS: "Requests of the inference routes by how they ended.",
         TOKENS: "Tokens by kind, counted at the engine.",
         GAP: "Time between two tokens of an answer, at the door.",

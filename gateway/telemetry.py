@@ -143,10 +143,6 @@ class Telemetry:
             ttft_s = record.ttft_ns / NS_PER_S
             self._ttft.record(ttft_s, *asked)
             examples.append((self._ttft, ttft_s, asked))
-            if record.gaps:
-                tpot_s = (record.duration_ns - record.ttft_ns) / record.gaps / NS_PER_S
-                self._tpot.record(tpot_s, *asked)
-                examples.append((self._tpot, tpot_s, asked))
         if record.input_tokens:
             self._usage.record(record.input_tokens, *asked, names.TOKENS_INPUT)
             self._usage.record(record.output_tokens, *asked, names.TOKENS_OUTPUT)
@@ -154,7 +150,11 @@ class Telemetry:
         self._judge(record)
 
     def foreseen(self, door: DoorRecord) -> None:
-        """Record how far the forecast of a first token was off, once it has come."""
+        """Record what the door's record tells of an answer that is over.
+
+        How far the forecast of its first token was off, and at which pace its tokens came.
+        """
+        self._pace(door)
         foretold_ns = door.forecast.get("ttft_ns")
         stats = [choice.stats for choice in door.choices if choice.stats is not None]
         firsts = [one.first_token_ns for one in stats if one.first_token_ns is not None]
@@ -164,6 +164,22 @@ class Telemetry:
         side = names.SIDE_LATE if late_ns > 0 else names.SIDE_EARLY
         error_s = abs(late_ns) / NS_PER_S
         self._error.record(error_s, door.model, names.OBJECTIVE_TTFT, side)
+
+    def _pace(self, door: DoorRecord) -> None:
+        """Choices come beside each other: each by its own time, and the mean over all gaps."""
+        watches = [choice.stopwatch for choice in door.choices if choice.stopwatch is not None]
+        gaps = sum(watch.gaps for watch in watches)
+        if door.outcome != names.OUTCOME_OK or not gaps:
+            return
+        took_ns = sum(
+            watch.last_ns - watch.first_ns
+            for watch in watches
+            if watch.first_ns is not None and watch.last_ns is not None
+        )
+        asked = (door.operation, names.PROVIDER_VALUE, door.model, door.tier_served)
+        tpot_s = took_ns / gaps / NS_PER_S
+        self._tpot.record(tpot_s, *asked)
+        exemplify([(self._tpot, tpot_s, asked)])
 
     def written(self, record: SloRecord) -> None:
         """The ledger has a new record: of a request that died with its process it counts here.

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
 from door_kit import CHAT, Door, chat_body, eventually, open_door
 from test_door_slo import SERIES, records
 from test_record_bounds import judged as a_record
@@ -79,3 +80,25 @@ async def test_what_died_with_its_process_is_counted_by_who_hands_it_in(tmp_path
             'tiergate_slo_gaps_total{tiergate_tenant_id="t",tiergate_tier="premium"} 3.0',
             'tiergate_slo_gap_violations_total{tiergate_tenant_id="t",tiergate_tier="premium"} 1.0',
         ]
+
+
+STEP_S = 0.02
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_choices_beside_each_other_are_as_slow_as_one(tmp_path: Path, stream: bool) -> None:
+    """Three choices of a token a step make no request three times as fast."""
+    async with open_door(tmp_path, options={"step_s": STEP_S}) as door:
+        for number in (1, 3):
+            body = chat_body(stream=stream, n=number, ignore_eos=True, max_tokens=20)
+            assert (await door.post(CHAT, body)).status_code == 200
+            await records(door, 1 if number == 1 else 2)
+        text = (await door.http.get("/metrics")).text
+        (count,) = re.findall(
+            r"^gen_ai_server_time_per_output_token_seconds_count.* (.*)$", text, re.M
+        )
+        (total,) = re.findall(
+            r"^gen_ai_server_time_per_output_token_seconds_sum.* (.*)$", text, re.M
+        )
+        assert float(count) == 2
+        assert float(total) >= 2 * STEP_S * 0.9
