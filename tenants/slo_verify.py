@@ -7,6 +7,7 @@ follows from its own facts; with one, that these are the ledger's. It ends at th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from tenants.slo_verify_sums import (
 if TYPE_CHECKING:
     from tenants.slo_verify_ledger import LedgerCheck
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["Differs", "TierResult", "Verified", "verify_report"]
 
 _RULE = "1"
@@ -57,7 +60,8 @@ class TierResult:
 class Verified:
     """A report of which everything was made again, and was the same.
 
-    Whoever notes `chain`, that of the last line, knows the whole file by it.
+    Whoever notes `chain`, that of the last line, knows the whole file by it. `notes` say how the
+    tenant and its organisation are called in the ledger today, where that is otherwise.
     """
 
     tenant: str
@@ -70,6 +74,7 @@ class Verified:
     against_ledger: bool
     tiers: tuple[TierResult, ...]
     chain: str
+    notes: tuple[str, ...] = ()
 
 
 class _Walk:
@@ -124,6 +129,8 @@ async def verify_report(path: Path, ledger: LedgerCheck | None = None) -> Verifi
     since, until, head = _head(walk, path)
     if ledger is not None:
         await ledger.begin(head, since, until)
+        for note in ledger.notes:
+            logger.warning("%s: %s", path, note)
     again = Again(since, until)
     await _requests(walk, again, ledger)
     versions = await _tiers(walk, again, ledger)
@@ -150,6 +157,7 @@ async def verify_report(path: Path, ledger: LedgerCheck | None = None) -> Verifi
         against_ledger=ledger is not None,
         tiers=results,
         chain=walk.chain,
+        notes=() if ledger is None else tuple(ledger.notes),
     )
 
 

@@ -82,9 +82,14 @@ class LedgerCheck:
         self._tenant = ""
         self._since = self._until = now
         self._left: dict[Place, dict[str, int]] = {}
+        self.notes: list[str] = []
 
     async def begin(self, head: Mapping[str, str], since: datetime, until: datetime) -> None:
-        """Take the span; raises `Differs` where the tenant is called otherwise."""
+        """Take the span; raises `Differs` where there is no such tenant.
+
+        Whose the report is, the tenant's id says. It may be called otherwise today, or belong to
+        another organisation: `notes` then tell what the ledger has.
+        """
         self._tenant, self._since, self._until = head.get("tenant_id", ""), since, until
         query = (
             select(_TENANTS.c.name, _OWNERS.c.name)
@@ -95,11 +100,16 @@ class LedgerCheck:
             found = (await session.execute(query)).first()
         if found is None:
             raise Differs(f"the ledger has no tenant {self._tenant!r}")
-        for name, right in zip(("tenant", "organisation"), found, strict=True):
-            if head.get(name, "") != (right or ""):
-                raise Differs(
-                    f"the {name} is {head.get(name, '')!r} in the file, and {right!r} in the ledger"
-                )
+        for name, today in zip(("tenant", "organisation"), found, strict=True):
+            said = head.get(name, "")
+            if said == (today or ""):
+                continue
+            if not said:
+                raise Differs(f"the file names no {name}, the ledger has {today!r}")
+            self.notes.append(
+                f"the {name} is {said!r} in the file, and {today or ''!r} in the ledger today: "
+                "it was changed after the report was made, or in the file"
+            )
         await self._read_sums()
 
     async def rows(self) -> AsyncGenerator[Cells]:

@@ -205,12 +205,26 @@ async def test_a_promise_is_that_of_the_tiers_version(slos: Slos, tmp_path: Path
     await verify_report(await slos.report(tmp_path, "csv", slos.span("acme")))
 
 
-async def test_the_tenant_may_not_be_called_otherwise(slos: Slos, tmp_path: Path) -> None:
+async def test_a_tenant_may_be_called_otherwise_today(slos: Slos, tmp_path: Path) -> None:
+    """It has another name since, or belongs to another organisation: the checker says so."""
     file = await slos.report(tmp_path, "csv", slos.span("acme"))
+    assert (await slos.verify(file)).notes == ()
+    await slos.repository.create_organisation("payer", NOW)
+    await slos.repository.change_tenant("acme", now=NOW, organisation="payer")
     await slos.execute("UPDATE tenants SET name = 'gamma' WHERE name = 'acme'")
-    with pytest.raises(Differs, match="the tenant is 'acme' in the file, and 'gamma'"):
+    renamed, moved = (await slos.verify(file)).notes
+    assert renamed.startswith("the tenant is 'acme' in the file, and 'gamma' in the ledger today")
+    assert moved.startswith(
+        "the organisation is 'default' in the file, and 'payer' in the ledger today"
+    )
+    assert (await slos.verify(file, alone=True)).notes == ()
+    await slos.execute("UPDATE tenants SET id = 'other' WHERE name = 'gamma'")
+    with pytest.raises(Differs, match="the ledger has no tenant"):
         await slos.verify(file)
-    await slos.execute("UPDATE tenants SET name = 'acme' WHERE name = 'gamma'")
+
+
+async def test_a_promise_may_not_have_changed_since(slos: Slos, tmp_path: Path) -> None:
+    file = await slos.report(tmp_path, "csv", slos.span("acme"))
     await slos.repository.change_tier("free", {"ttft_ms": "9"}, now=NOW - timedelta(hours=1))
     with pytest.raises(Differs, match="until is '' in the file"):
         await slos.verify(file)
