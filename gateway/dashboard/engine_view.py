@@ -8,7 +8,6 @@ from math import exp
 from typing import TYPE_CHECKING, Any
 
 from engine.core.load import EngineLoad
-from engine.core.stats import Snapshot
 from gateway.admission_view import admission_fields
 from gateway.dashboard.filters import NONE, count, share
 from gateway.dashboard.pulse import Look, Pulse
@@ -45,7 +44,7 @@ def values(pulse: Pulse, look: Look, services: Services) -> Mapping[str, Any]:
     """Return what the template is given."""
     engine = look.state["engine"]
     snapshot = services.host.engine.snapshot
-    load = None if snapshot is None or not _is_at_work(snapshot) else snapshot.load
+    load = None if snapshot is None else snapshot.load
     device = host = None
     if engine is not None:
         memory = engine["memory"]
@@ -62,16 +61,10 @@ def values(pulse: Pulse, look: Look, services: Services) -> Mapping[str, Any]:
         "engine": engine,
         "sentences": pulse.sentences(look),
         "admission": admission,
-        "load": None if load is None else admission["load"],
         "lengths": lengths_of(admission["lengths"]),
         "device": device,
         "host": host,
     }
-
-
-def _is_at_work(snapshot: Snapshot) -> bool:
-    """True while it holds anybody; the load is as old as its last look at them."""
-    return bool(snapshot.waiting + snapshot.running + snapshot.parked)
 
 
 def lengths_of(readings: Mapping[str, Any] | None) -> list[tuple[str, str]]:
