@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.core.clock import NS_PER_MS
 from engine.core.load import ClassLoad, EngineLoad
-from gateway.dashboard.filters import count, ms, rate, share
+from gateway.dashboard.filters import count, ms, rate, share, span
 
 ALMOST = 0.9  # of the memory: soon somebody has to wait for it
 SILENT_MS = 3000  # with work owed: no step takes so long on an engine that is well
@@ -54,8 +54,8 @@ def _silent(engine: Mapping[str, Any], num_waiting: int, silent_ms: int) -> str:
         owed.append(f"{_requests(ran)} ran when it was last heard")
     whom = ", ".join(owed) or "somebody waits"
     return (
-        f"The engine has been silent for {ms(silent_ms)} and owes work: {whom}. If it stays silent "
-        "for a minute or two, it is ended and another started."
+        f"The engine has been silent for {span(silent_ms // 1000)} and owes work: {whom}. If it "
+        "stays silent for a minute or two, it is ended and another started."
     )
 
 

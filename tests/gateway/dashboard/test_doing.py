@@ -39,8 +39,8 @@ def test_a_silent_engine_that_owes_work_is_told_as_such_and_not_as_ready() -> No
     state: dict[str, Any] = {"missing": [], "degraded": []}
     assert doing(idle(), None, num_waiting=5, silent_ms=2999) == ["Nobody runs, 5 wait."]
     assert first_line(state, 2999) == ("good", "Ready to serve")
-    said, past = doing(idle(2), None, num_waiting=5, silent_ms=3000)
-    assert "silent for 3.00\N{NO-BREAK SPACE}s" in said
+    said, past = doing(idle(2), None, num_waiting=5, silent_ms=3999)
+    assert "silent for 3\N{NO-BREAK SPACE}s" in said
     assert "5 requests wait for a first token, 2 requests ran when it was last heard" in said
     assert past == "The numbers are the last it told."
     kind, words = first_line(state, 3000)
