@@ -79,6 +79,8 @@ class ScoreBoard:
         scores: dict[str, Score] = {}
         for tier, outcomes in list(self._outcomes.items()):
             known = list(outcomes)
+            if not known:  # metrics are read by another thread, which saw it before its first one
+                continue
             errors = sorted([one.error for one in known])
             shares = sorted([one.of_target for one in known])
             scores[tier] = Score(

@@ -7,7 +7,6 @@ follows from its own facts; with one, that these are the ledger's. It ends at th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from tenants.slo_verify_sums import (
 if TYPE_CHECKING:
     from tenants.slo_verify_ledger import LedgerCheck
 
-logger = logging.getLogger(__name__)
 
 __all__ = ["Differs", "TierResult", "Verified", "verify_report"]
 
@@ -129,8 +127,6 @@ async def verify_report(path: Path, ledger: LedgerCheck | None = None) -> Verifi
     since, until, head = _head(walk, path)
     if ledger is not None:
         await ledger.begin(head, since, until)
-        for note in ledger.notes:
-            logger.warning("%s: %s", path, note)
     again = Again(since, until)
     await _requests(walk, again, ledger)
     versions = await _tiers(walk, again, ledger)

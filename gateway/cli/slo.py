@@ -237,6 +237,8 @@ def _has_ledger(database_url: str | None, data_dir: str | None) -> bool:
 
 
 def _tell(file: Path, found: Verified) -> None:
+    for text in found.notes:
+        note(f"{file}: {text}")
     where = "the ledger" if found.against_ledger else "its own facts"
     since, until = (moment(datetime.fromisoformat(at)) for at in (found.since, found.until))
     print(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from engine.core.forecast import Forecast
 from gateway.forecasts import MOST_TIERS, ScoreBoard
 
 FORECAST = Forecast(
     ttft_ns=100.0, low_ns=50.0, high_ns=200.0, on_time=1.0, target_ns=150, raw_ns=100.0
 )
+
+
+def test_a_tier_without_a_score_has_none() -> None:
+    """Another thread reads in between: a tier's place is there before its first score."""
+    board = ScoreBoard()
+    board.add("free", FORECAST, 120)
+    board._outcomes["premium"] = deque()
+    assert list(board.read()) == ["free"]
 
 
 def test_new_tiers_have_scores_however_many_there_were() -> None:
