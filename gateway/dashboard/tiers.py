@@ -212,7 +212,14 @@ async def preview(request: Request, tier: str) -> Response:
     names = await _names(request, answer)
     if request.headers.get("hx-request") == "true":
         part = fragment(
-            request, "tiers/preview.html", answer=answer, names=names, tier=record, then=then
+            request,
+            "tiers/preview.html",
+            form=form,
+            groups=_groups(),
+            answer=answer,
+            names=names,
+            tier=record,
+            then=then,
         )
         return HTMLResponse(part)
     return await _change_page(
