@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import tempfile
 from collections import Counter
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
-    args = parser.parse_args()
+    args, busy = parser.parse_args(), os.getloadavg()
     engine = {
         "policy": "hybrid",
         "threads": args.threads,
@@ -185,17 +186,18 @@ def main() -> None:
             found = uvloop.run(measure(args, target, forecasts))
     report = {
         "measured": utc_now().date().isoformat(),
-        "machine": machine(),
+        "machine": machine() | {"load_average": [round(load, 1) for load in busy]},
         "traffic": args.traffic,
         "threads": args.threads,
         "seconds": args.seconds,
+        "seed": args.seed,
         **found,
     }
     print(json.dumps(report, indent=2))
     if not args.dry_run:
         known = json.loads(args.result.read_text()) if args.result.exists() else {}
         runs = known.get("runs", {})
-        runs[f"{args.traffic}, {args.threads} thread(s)"] = report
+        runs[f"{args.traffic}, {args.threads} thread(s), seed {args.seed}"] = report
         args.result.write_text(json.dumps({"runs": runs}, indent=2) + "\n")
 
 
