@@ -5,6 +5,7 @@ Every change is the API's own: the same body, the same call, the same audit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,6 +18,7 @@ from gateway.admin.route import caller_of, desk_of
 from gateway.dashboard.forms import Form, read_form
 from gateway.dashboard.frame import go
 from gateway.dashboard.frame import page as framed
+from gateway.dashboard.meanwhile import CLASH, SHOWN, as_shown, others_changed
 from gateway.dashboard.route import PageRoute
 from gateway.dashboard.tenants import shut_out
 from gateway.dashboard.words import state_of_user
@@ -107,7 +109,11 @@ async def _fits(request: Request, form: Form) -> bool:
 
 
 def _user_form(
-    request: Request, form: Form, user: UserRecord | None, status: int = 200
+    request: Request,
+    form: Form,
+    user: UserRecord | None,
+    status: int = 200,
+    clashes: Mapping[str, str] | None = None,
 ) -> Response:
     form.values.pop("password", None)
     return page(
@@ -116,6 +122,7 @@ def _user_form(
         status=status,
         form=form,
         user=user,
+        clashes=clashes or {},
         roles=ROLES,
         min_length=MIN_LENGTH,
     )
@@ -141,22 +148,34 @@ async def show_change(request: Request, user: str) -> Response:
     """Show the form of another role."""
     query_of(request)
     record = await _user(request, user)
-    form = Form({"role": record.role.value})
-    if record.tenant_id is not None:
-        tenant = await desk_of(request).repository.get_tenant(record.tenant_id)
-        form.values["tenant"] = tenant.name
-    return _user_form(request, form, record)
+    texts = await _texts(request, record)
+    return _user_form(request, Form(texts | {SHOWN: as_shown(texts)}), record)
+
+
+async def _texts(request: Request, user: UserRecord) -> dict[str, str]:
+    """Return what may be changed of a user as a form shows it."""
+    if user.tenant_id is None:
+        return {"role": user.role.value, "tenant": ""}
+    tenant = await desk_of(request).repository.get_tenant(user.tenant_id)
+    return {"role": user.role.value, "tenant": tenant.name}
 
 
 @router.post("/admin/users/{user}/change")
 async def change_user(request: Request, user: str) -> Response:
     """Give a user another role; all logins of that user end."""
     record = await _user(request, user)
-    form = await read_form(request, "role", "tenant")
-    wanted = {"role": form["role"], "tenant": form["tenant"] or None}
-    body = form.body(UserChange, wanted)
+    form = await read_form(request, "role", "tenant", SHOWN)
+    typed, now = {name: form[name] for name in ("role", "tenant")}, await _texts(request, record)
+    body = form.body(UserChange, {"role": typed["role"], "tenant": typed["tenant"] or None})
     changed = None
     if body is not None and await _fits(request, form):
+        if typed == now:
+            return go(request, f"/admin/users/{record.id}", "Nothing was changed.", "info")
+        # Role and tenant are one: whoever changed either of them meanwhile meant another user.
+        clashes = {name: now[name] for name in others_changed(form, now)}
+        if clashes:
+            form.values[SHOWN] = as_shown(now)
+            return _user_form(request, form, record, CLASH, clashes)
         with form.told("role"):
             changed = await changed_user(request, record.id, body)
     if changed is None:

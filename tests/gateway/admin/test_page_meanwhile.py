@@ -177,3 +177,20 @@ async def test_what_no_form_of_ours_has_shown_is_refused(office: Office, sent: s
     here = f"/admin/limits/tenant/{tenant['id']}"
     answer = await send(office, here, model="", tokens_per_day="1", shown=sent)
     assert answer.status_code == 400
+
+
+async def test_a_role_that_others_gave_meanwhile_is_not_taken_back_unseen(office: Office) -> None:
+    """Role and tenant are one: an old form of a tenant would make an owner of a viewer again."""
+    made = {"name": "ann", "role": "owner", "password": "a long enough password"}
+    user = await office.post("users", made)
+    here = f"/admin/users/{user['id']}/change"
+    old = {"role": "owner", "tenant": "", "shown": await shown(office, here, "owner")}
+    assert (await send(office, here, "owner", **old)).status_code == 303, "nothing was changed"
+    assert (await send(office, here, "owner", **old | {"role": "viewer"})).status_code == 303
+    answer = await send(office, here, "owner", **old | {"role": "operator"})
+    assert late(answer)
+    assert marks(answer) == ["Changed meanwhile to viewer"]
+    assert (await office.get(f"users/{user['id']}"))["role"] == "viewer"
+    again = old | {"role": "operator", "shown": value_of(answer.text, "shown")}
+    assert (await send(office, here, "owner", **again)).status_code == 303
+    assert (await office.get(f"users/{user['id']}"))["role"] == "operator"
