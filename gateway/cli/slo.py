@@ -220,6 +220,8 @@ def verify(
     if isinstance(found, str):
         tell_difference(file, found, as_json=as_json)
         return 1
+    for text in found.notes:
+        note(f"{file}: {text}")
     if as_json:
         print_json({"verified": True, "report": found})
     else:
@@ -237,8 +239,6 @@ def _has_ledger(database_url: str | None, data_dir: str | None) -> bool:
 
 
 def _tell(file: Path, found: Verified) -> None:
-    for text in found.notes:
-        note(f"{file}: {text}")
     where = "the ledger" if found.against_ledger else "its own facts"
     since, until = (moment(datetime.fromisoformat(at)) for at in (found.since, found.until))
     print(

@@ -70,19 +70,6 @@ def test_a_report_is_written_and_found_right(
     assert (said.code, said.json["verified"]) == (1, False)
 
 
-def test_a_report_outlives_a_move_of_its_tenant(tiergate: Any, ledger: str, tmp_path: Path) -> None:
-    """Who pays today is another organisation: the file is right, and what differs is told."""
-    file = tmp_path / "report.html"
-    assert tiergate("slo", "report", "--tenant", "acme", "--out", str(file)).code == 0
-    assert tiergate("org", "add", "payer").code == 0
-    assert tiergate("tenant", "set", "acme", "--org", "payer").code == 0
-    checked = tiergate("slo", "verify", str(file))
-    assert checked.code == 0, checked.out
-    assert "'default' in the file, and 'payer' in the ledger today" in checked.err
-    said = tiergate("slo", "verify", str(file), "--json")
-    assert len(said.json["report"]["notes"]) == 1
-
-
 def test_a_report_of_a_span_goes_to_standard_output(tiergate: Any, ledger: str) -> None:
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     span = ("--from", "2026-01-01", "--to", today)
