@@ -20,7 +20,7 @@ Work = Callable[[Repository, datetime], Awaitable[object]]
 
 CHANGES: dict[str, Work] = {
     "organisation.create": lambda r, now: r.create_organisation("org", now, by=WHO),
-    "tenant.create": lambda r, now: r.create_tenant("new", "free", now, by=WHO),
+    "tenant.create": lambda r, now: r.create_tenant("newcomer", "free", now, by=WHO),
     "tenant.disable": lambda r, now: r.set_tenant_disabled("acme", True, now, by=WHO),
     "tier.create": lambda r, now: r.create_tier(
         "batch", {"rank": "2", "ttft_ms": "1", "tbt_ms": "9"}, now=now, by=WHO
