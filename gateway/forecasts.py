@@ -11,7 +11,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.core.admission import HINT_STEPS_S, Action, Gatekeeper, OnOverload, Verdict
+from engine.core.admission import (
+    HINT_STEPS_S,
+    MOST_TIERS,
+    Action,
+    Gatekeeper,
+    OnOverload,
+    Verdict,
+)
 from engine.core.forecast import UNKNOWN_LENGTH, Forecast, Newcomer
 from engine.core.refusals import LedgerCounts
 from engine.core.stats import Snapshot, StepStats
@@ -20,7 +27,6 @@ from gateway.plan import Plan
 from gateway.prefix_memory import PrefixMemory
 
 MOST_SCORES = 512  # of a tier
-MOST_TIERS = 64
 
 
 @dataclass(frozen=True, slots=True)

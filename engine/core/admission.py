@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.core.calibration import ENOUGH
 from engine.core.clock import NS_PER_MS, NS_PER_S
 from engine.core.drain import decode_ns, speed
 from engine.core.forecast import Forecast, Forecaster, Newcomer
@@ -88,6 +89,8 @@ class AdmissionRules:
             raise ValueError("admission: factor must be at least 1, most_on_time from 0 to 1")
         if min(self.least_evidence, self.stale_ns, self.probe_every, self.check_every) < 0:
             raise ValueError("admission: counts and times must not be negative")
+        if self.least_evidence > ENOUGH:
+            raise ValueError(f"admission: least_evidence must be at most {ENOUGH}")
 
 
 @dataclass(frozen=True, slots=True)

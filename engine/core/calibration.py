@@ -25,7 +25,9 @@ PRIOR = (-1.2, -0.7, -0.4, -0.2, -0.05, 0.0, 0.1, 0.3, 0.6, 1.1, 1.6)
 PRIOR_FADES = 64  # pairs after which the prior is gone
 MOST_WAYS = 64
 MOST_OPEN = 4096  # forecasts whose outcome is awaited
-ENOUGH = 64  # outcomes of a tier that are counted with those overdue; more than any rule asks for
+# Up to so many outcomes of a tier those overdue are counted as well: they are looked for one by
+# one at every forecast. More than this no rule may ask for (admission.py).
+ENOUGH = 64
 NOBODY: tuple[None, int, int, float] = (None, 0, 0, 0.0)
 PRIOR_WEIGHT = 16  # pairs that a prior chance weighs as much as
 # One that is open for more than twice as long as usual has been passed over: it will wait for four

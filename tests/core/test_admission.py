@@ -264,7 +264,14 @@ def test_a_request_that_left_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"factor": 0.5}, {"factor": float("nan")}, {"most_on_time": 2.0}, {"probe_every": -1}]
+    "wrong",
+    [
+        {"factor": 0.5},
+        {"factor": float("nan")},
+        {"most_on_time": 2.0},
+        {"probe_every": -1},
+        {"least_evidence": 65},
+    ],
 )
 def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     """One clear error."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from engine.core.admission import MOST_TIERS
 from engine.core.forecast import Forecast
-from gateway.forecasts import MOST_TIERS, ScoreBoard
+from gateway.forecasts import ScoreBoard
 
 FORECAST = Forecast(
     ttft_ns=100.0, low_ns=50.0, high_ns=200.0, on_time=1.0, target_ns=150, raw_ns=100.0
