@@ -29,13 +29,19 @@ async def held(door: Door, num: int, tier: str) -> list[asyncio.Task[Any]]:
     return sent
 
 
+async def one_held(door: Door) -> tuple[list[asyncio.Task[Any]], str]:
+    """Close the engine's gate before the first request; return what waits, and its id."""
+    door.close_gate()
+    waits = await held(door, 1, "premium")
+    (oldest,) = [record.id for record in door.services.journal.newest()]
+    return waits, oldest
+
+
 async def test_a_request_is_under_way_until_it_ends_however_many_come_after_it(
     tmp_path: Path,
 ) -> None:
     async with open_door(tmp_path) as door:
-        door.close_gate()
-        waits = await held(door, 1, "premium")
-        (oldest,) = [record.id for record in door.services.journal.newest()]
+        waits, oldest = await one_held(door)
         try:
             for _ in range(NEWER):
                 answer = await door.post(TEXT, text_body(max_tokens=0))  # needs no engine
@@ -54,9 +60,7 @@ async def test_the_filter_comes_before_the_bound_and_the_page_says_how_many_ther
 ) -> None:
     """The one of another tenant is behind more newer ones than are listed."""
     async with open_door(tmp_path) as door:
-        door.close_gate()
-        waits = await held(door, 1, "premium")
-        (oldest,) = [record.id for record in door.services.journal.newest()]
+        waits, oldest = await one_held(door)
         waits += await held(door, MOST_OPEN + 5, "free")
         try:
             everything = await under_way(door)
